@@ -1,0 +1,1 @@
+"""nanochat-RAG: small hybrid language models that answer from your own documents."""

@@ -1,0 +1,128 @@
+"""What every room needs: where files live, whole-or-nothing writes, printing on rank 0, running a script's main."""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nanochat.errors import UserError
+
+
+def base_dir() -> Path:
+    """Folder for checkpoints and tokenizers: $NANOCHAT_BASE_DIR, or ~/.cache/nanochat-rag."""
+    return Path(os.environ.get("NANOCHAT_BASE_DIR") or Path.home() / ".cache" / "nanochat-rag")
+
+
+def rank() -> int:
+    """This process's number under torchrun, 0 when alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes torchrun started, 1 when alone."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def print0(*parts: object) -> None:
+    """Print on rank 0 only, at once."""
+    if rank() == 0:
+        print(*parts, flush=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"Cannot write {path}: {error.strerror or error}",
+        hint="choose a folder you may write to, with free space, e.g. --output data/my_kb",
+    )
+
+
+@contextlib.contextmanager
+def write_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty temporary sibling folder; on success it replaces `path` by rename, on failure nothing changes.
+
+    An existing folder at `path` is moved aside first and deleted last, so a crash leaves the old or the new one complete
+    (an interrupted swap leaves `path` missing for an instant only between two renames).
+    Raises UserError when the parent cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        yield temporary
+        for name in temporary.rglob("*"):
+            _sync(name)
+        _sync(temporary)
+        os.chmod(temporary, 0o755)
+        old = None
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+            os.rename(path, old / path.name)
+        os.rename(temporary, path)
+        _sync(path.parent)
+        if old is not None:
+            shutil.rmtree(old)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 file beside `path` and rename it into place. Raises UserError when the folder cannot be written."""
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write one JSON object per line, whole or not at all."""
+    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def run_main(main: Callable[[list[str]], int], argv: list[str] | None = None) -> int:
+    """Run a script's main: a UserError becomes two lines on standard error and exit code 2, Ctrl-C becomes 130."""
+    try:
+        return main(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        if rank() == 0:
+            print(f"Error: {error.problem}", file=sys.stderr)
+            if error.hint:
+                print(f"  hint: {error.hint}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,77 @@
+"""The model: embedding, blocks, head; one forward for prefill, inserted documents and decoding."""
+
+import torch
+from torch import Tensor, nn
+
+from nanochat.model.blocks import Block
+from nanochat.model.cache import Cache
+from nanochat.model.config import ModelConfig
+from nanochat.model.layers import RMSNorm
+
+
+class LanguageModel(nn.Module):
+    """A stack of T and M blocks.
+
+    Laws (float32, 1e-5): forward in any pieces through a cache = forward at once; a row alone = in a batch = packed with
+    `seq_idx`; a fork never disturbs its parent.
+    """
+
+    def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.n_embd)
+        self.layers = nn.ModuleList(Block(letter, config) for letter in config.block_pattern)
+        self.norm = RMSNorm(config.n_embd, config.norm_eps)
+        self.lm_head = None if config.tie_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.reset_parameters(seed)
+
+    def reset_parameters(self, seed: int) -> None:
+        """Fresh weights from a seed: linear layers with variance 1 / fan-in, branch outputs smaller with depth."""
+        generator = torch.Generator().manual_seed(seed)
+        nn.init.normal_(self.embed.weight, std=self.config.init_std, generator=generator)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                std = module.in_features**-0.5
+                if name.endswith(("o_proj", "out_proj", "output_linear")):
+                    std *= (2 * self.config.n_layer) ** -0.5
+                nn.init.normal_(module.weight, std=self.config.init_std if name == "lm_head" else std,
+                                generator=generator)
+        for block in self.layers:
+            block.mixer.reset_parameters(generator)
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed.weight.device
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def new_cache(self, batch: int) -> Cache:
+        """The state of `batch` rows before their first token."""
+        weight = self.embed.weight
+        lengths = torch.zeros(batch, dtype=torch.long, device=weight.device)
+        return Cache(lengths, [block.mixer.new_state(batch, weight.device, weight.dtype) for block in self.layers])
+
+    def features(self, ids: Tensor, cache: Cache | None = None, *, seq_idx: Tensor | None = None) -> Tensor:
+        """ids (B, T) -> normalised hidden states (B, T, C); moves `cache` on by T tokens.
+
+        seq_idx (B, T): packed rows; attention, convolutions and states restart where the number changes.
+        """
+        assert cache is None or seq_idx is None, "packed rows cannot continue a cache"
+        assert cache is None or len(cache) == ids.shape[0], f"cache has {len(cache)} rows, ids have {ids.shape[0]}"
+        x = self.embed(ids) * self.config.embedding_multiplier
+        for index, block in enumerate(self.layers):
+            x = block(x, cache.layers[index] if cache is not None else None, cache.lengths if cache is not None else None, seq_idx)
+        if cache is not None:
+            cache.lengths = cache.lengths + ids.shape[1]
+        return self.norm(x)
+
+    def head(self, features: Tensor) -> Tensor:
+        """features (..., C) -> logits (..., V) float32."""
+        weight = self.embed.weight if self.lm_head is None else self.lm_head.weight
+        return nn.functional.linear(features, weight).float() / self.config.logits_scaling
+
+    def forward(self, ids: Tensor, cache: Cache | None = None, *, seq_idx: Tensor | None = None) -> Tensor:
+        """ids (B, T) -> logits (B, T, V) float32 for the token after each position."""
+        return self.head(self.features(ids, cache, seq_idx=seq_idx))
