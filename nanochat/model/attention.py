@@ -8,6 +8,8 @@ from nanochat.model.cache import KVState
 from nanochat.model.config import ModelConfig
 from nanochat.model.layers import causal_conv
 
+KEY_GAIN = 1.4  # makes a token's match with itself stand out among some hundred others at the start
+
 
 class Attention(nn.Module):
     """Causal softmax attention (Ainslie et al. 2023, arXiv:2305.13245 for grouped queries).
@@ -29,11 +31,29 @@ class Attention(nn.Module):
         self.conv_weight = nn.Parameter(torch.zeros(channels, self.kernel)) if self.kernel else None
 
     def reset_parameters(self, generator: torch.Generator) -> None:
-        """The convolution starts as a random mixture in which the current position has weight one."""
-        if self.conv_weight is not None:
-            nn.init.uniform_(self.conv_weight, -0.5, 0.5, generator=generator)
-            with torch.no_grad():
-                self.conv_weight[:, -1] = 1.0
+        """Start close to an induction head when there is a convolution (Trockman and Kolter 2023, arXiv:2305.09828).
+
+        Queries and keys share their matrix, so a position looks for its own token; the keys of every second head are moved
+        one position on, so that it finds what followed that token; the output matrix is the values' transpose, so that
+        what is found is what is predicted. Without this, tiny models need many times the steps to learn to copy.
+        """
+        if self.conv_weight is None:
+            return
+        repeat = self.n_head // self.n_kv_head
+        with torch.no_grad():
+            def per_head(weight: Tensor) -> Tensor:  # (Hkv * D, C) -> (H * D, C)
+                return weight.view(self.n_kv_head, self.head_dim, -1).repeat_interleave(repeat, dim=0).flatten(0, 1)
+
+            self.k_proj.weight *= KEY_GAIN
+            self.q_proj.weight.copy_(per_head(self.k_proj.weight))
+            self.o_proj.weight.copy_(per_head(self.v_proj.weight).T * (self.n_head * self.head_dim) ** -0.5)
+            nn.init.normal_(self.conv_weight, std=0.1, generator=generator)
+            self.conv_weight[:, -1] += 1.0
+            if self.kernel > 1:
+                keys = self.conv_weight[self.n_head * self.head_dim : -self.n_kv_head * self.head_dim]
+                moved = keys.view(self.n_kv_head, self.head_dim, self.kernel)[::2]
+                moved[..., -1] -= 1.0
+                moved[..., -2] += 1.0
 
     def new_state(self, batch: int, device: torch.device, dtype: torch.dtype) -> KVState:
         """An empty state for `batch` rows."""

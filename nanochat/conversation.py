@@ -1,0 +1,137 @@
+"""The grammar of conversations: which roles may follow which, and what each message must carry."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nanochat.errors import ConversationError
+
+ROLES = ("system", "retrieval", "user", "assistant")
+
+# state -> role -> next state; a turn is [retrieval] user assistant, or user [retrieval] assistant
+_NEXT = {
+    "start": {"system": "first turn", "retrieval": "searched", "user": "asked"},
+    "first turn": {"retrieval": "searched", "user": "asked"},
+    "searched": {"user": "asked and searched"},
+    "asked": {"retrieval": "asked and searched", "assistant": "answered"},
+    "asked and searched": {"assistant": "answered"},
+    "answered": {"retrieval": "searched", "user": "asked"},
+}
+_MAY_END = ("asked", "asked and searched", "answered")
+
+
+def check_conversation(conversation: Mapping[str, Any]) -> None:
+    """Raise ConversationError unless the conversation is legal.
+
+    Legal is an optional system message, then turns of user and assistant, each with at most one retrieval message
+    before or after its user message. The last assistant message may be missing: that is a prompt. `citations` are
+    positions, from 0, among all documents shown so far. Other keys, `reference` among them, are left alone.
+    """
+    messages = conversation.get("messages") if isinstance(conversation, Mapping) else None
+    if not _is_list(messages):
+        raise ConversationError(
+            "A conversation needs a list of 'messages'", hint='{"messages": [{"role": "user", "content": "..."}]}'
+        )
+    state = "start"
+    num_documents = 0
+    for i, message in enumerate(messages, start=1):
+        state = _next_state(state, message, where=f"message {i}")
+        role = message["role"]
+        if role == "retrieval":
+            num_documents += _check_retrieval(message, where=f"message {i} (retrieval)")
+        else:
+            _check_content(message, where=f"message {i} ({role})")
+        if role == "assistant":
+            _check_citations(message, num_documents, where=f"message {i} (assistant)")
+    if state not in _MAY_END:
+        last = f"after message {len(messages)} ({messages[-1]['role']})" if messages else "before its first message"
+        raise ConversationError(f"The conversation ends {last}: expected {_expected(state)}", hint="ask something")
+
+
+def result_groups(message: Mapping[str, Any]) -> list[tuple[str, Sequence[Mapping[str, Any]]]]:
+    """(query, documents) of each hop of a retrieval message; a single-hop message has one group and the query ""."""
+    if message.get("multi_hop"):
+        return [(hop["query"], hop["documents"]) for hop in message["hops"]]
+    return [("", message["documents"])]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+def _expected(state: str) -> str:
+    return " or ".join(_NEXT[state])
+
+
+def _next_state(state: str, message: Any, *, where: str) -> str:
+    role = message.get("role") if isinstance(message, Mapping) else None
+    if role not in ROLES:
+        raise ConversationError(
+            f"{where} has the role {role!r}: expected {_expected(state)}", hint=f"roles: {', '.join(ROLES)}"
+        )
+    if role not in _NEXT[state]:
+        raise ConversationError(
+            f"{where} has the role '{role}': expected {_expected(state)}",
+            hint="the order is system once, then retrieval (optional), user, assistant in every turn",
+        )
+    return _NEXT[state][role]
+
+
+def _check_content(message: Mapping[str, Any], *, where: str) -> None:
+    content = message.get("content", "" if message.get("abstain") else None)
+    if not isinstance(content, str):
+        raise ConversationError(f"{where}: 'content' is {content!r:.60}, expected text", hint='"content": "..."')
+    if message["role"] == "user" and not content.strip():
+        raise ConversationError(f"{where}: 'content' is empty", hint="a user message asks something")
+    if message["role"] == "assistant" and not content.strip() and not message.get("abstain"):
+        raise ConversationError(f"{where}: 'content' is empty", hint='give an answer, or "abstain": true')
+
+
+def _check_citations(message: Mapping[str, Any], num_documents: int, *, where: str) -> None:
+    if not isinstance(message.get("abstain", False), bool):
+        raise ConversationError(f"{where}: 'abstain' is {message['abstain']!r}, expected true or false")
+    citations = message.get("citations", ())
+    if not _is_list(citations) or any(type(i) is not int for i in citations):
+        raise ConversationError(f"{where}: 'citations' is {citations!r}, expected a list of whole numbers")
+    for i in citations:
+        if not 0 <= i < num_documents:
+            raise ConversationError(
+                f"{where}: citation {i} points at no document, {num_documents} were shown",
+                hint="citations count from 0 over all documents shown so far in the conversation",
+            )
+    if citations and message.get("abstain"):
+        raise ConversationError(f"{where} abstains and cites: expected one of the two", hint="remove 'citations'")
+
+
+def _check_retrieval(message: Mapping[str, Any], *, where: str) -> int:
+    """Check documents and hops; return how many documents there are."""
+    if not message.get("multi_hop"):
+        return _check_documents(message.get("documents"), where=where)
+    hops = message.get("hops")
+    if not _is_list(hops) or not hops:
+        raise ConversationError(f"{where}: 'hops' is missing or empty", hint='a multi_hop message needs "hops": [...]')
+    return sum(_check_hop(hop, number, where=f"{where}, hop {number}") for number, hop in enumerate(hops, start=1))
+
+
+def _check_hop(hop: Any, number: int, *, where: str) -> int:
+    if not isinstance(hop, Mapping):
+        raise ConversationError(f"{where} is {type(hop).__name__}, expected query and documents")
+    if hop.get("hop", number) != number:
+        raise ConversationError(f"{where}: 'hop' is {hop['hop']!r}, expected {number}", hint="hops count 1, 2, 3, ...")
+    if not isinstance(hop.get("query"), str) or not hop["query"].strip():
+        raise ConversationError(f"{where}: 'query' is missing or empty", hint="hop 1 may repeat the question")
+    return _check_documents(hop.get("documents"), where=where)
+
+
+def _check_documents(documents: Any, *, where: str) -> int:
+    if not _is_list(documents):
+        raise ConversationError(f"{where}: 'documents' is missing, expected a list", hint="nothing found is []")
+    for i, document in enumerate(documents):
+        if not isinstance(document, Mapping):
+            raise ConversationError(f"{where}: document {i} is {type(document).__name__}, expected an object")
+        for name in ("id", "title", "content"):
+            if not isinstance(document.get(name), str):
+                raise ConversationError(
+                    f"{where}: '{name}' of document {i} is missing or not text",
+                    hint="each document needs id, title and content",
+                )
+    return len(documents)

@@ -1,0 +1,91 @@
+"""Turning sampled ids into text while they arrive: whole characters only, linear in the answer's length."""
+
+from nanochat.chat_format import ParsedAnswer
+from nanochat.tokenizer import Tokenizer
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+# a UTF-8 character has at most 4 bytes, so at most 3 trailing ids can hold an unfinished one
+MAX_UNFINISHED = 3
+
+
+ABSTAIN_TEXT = "The documents do not answer this question."
+
+
+class TextDecoder:
+    """Ids in, pieces of text out; the pieces joined equal tokenizer.decode of all ids, stripped at both ends.
+
+    Ids whose bytes end inside a character wait for the rest of it, white space waits for what follows.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._waiting: list[int] = []  # ids not decoded for good
+        self._spaces = ""  # white space that may turn out to be the end
+        self.has_text = False
+
+    def push(self, id: int) -> str:
+        """The text that is certain now; often "" inside a character."""
+        self._waiting.append(id)
+        return self._emit(self._settled())
+
+    def finish(self) -> str:
+        """What was still waiting; a character that never got finished is replaced, as decode does."""
+        text = self._tokenizer.decode(self._waiting)
+        self._waiting = []
+        return self._emit(text)
+
+    def _settled(self) -> str:
+        text = self._tokenizer.decode(self._waiting)
+        if not text.endswith(REPLACEMENT):
+            self._waiting = []
+            return text
+        # bytes that are no UTF-8 at all must not wait forever: cut where both parts decode as the whole does
+        for cut in range(len(self._waiting) - 1, 0, -1):
+            if len(self._waiting) <= MAX_UNFINISHED:
+                break
+            head, tail = self._tokenizer.decode(self._waiting[:cut]), self._tokenizer.decode(self._waiting[cut:])
+            if head + tail == text:
+                self._waiting = self._waiting[cut:]
+                return head
+        return ""
+
+    def _emit(self, text: str) -> str:
+        text = self._spaces + text
+        if not self.has_text:
+            text = text.lstrip()
+        body = text.rstrip()
+        self._spaces = text[len(body) :]
+        self.has_text = self.has_text or bool(body)
+        return body
+
+
+class AnswerDecoder:
+    """Ids of an answer in, pieces of it out: text, then " [1][3]" for citations; abstaining gives one sentence."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._text = TextDecoder(tokenizer)
+        self._has_citation = False
+
+    def push(self, id: int) -> str:
+        """What this id adds for certain."""
+        if id == self._tokenizer.special("abstain"):
+            return ABSTAIN_TEXT
+        slot = self._tokenizer.doc_index(id)
+        if slot is not None:
+            rest = self._text.finish()
+            space = " " if self._text.has_text and not self._has_citation else ""
+            self._has_citation = True
+            return f"{rest}{space}[{slot + 1}]"
+        return "" if self._tokenizer.is_reserved(id) else self._text.push(id)
+
+    def finish(self) -> str:
+        """What was still waiting."""
+        return self._text.finish()
+
+
+def answer_text(answer: ParsedAnswer) -> str:
+    """A whole answer as a reader sees it: the pieces of AnswerDecoder joined."""
+    if answer.abstained:
+        return ABSTAIN_TEXT
+    return f"{answer.text} {''.join(f'[{slot + 1}]' for slot in answer.citations)}".strip()

@@ -1,0 +1,1 @@
+"""Fine-tuning on retrieved documents, and answering from them."""

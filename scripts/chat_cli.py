@@ -1,0 +1,209 @@
+"""Ask questions about a knowledge base; every answer names its sources, or says that the documents do not answer it.
+
+    python -m scripts.chat_cli --knowledge_base data/my_kb
+    python -m scripts.chat_cli --knowledge_base data/my_kb --question "What is the return policy?"
+"""
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nanochat.common import run_main
+from nanochat.config import load_config
+from nanochat.errors import ConfigError, KnowledgeBaseNotFound, UserError
+
+if TYPE_CHECKING:
+    from nanochat.engine import Engine
+    from nanochat.rag.answer import Answer
+    from nanochat.retrieval import RetrievalManager
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatConfig:
+    knowledge_base: str = ""          # folder built by nanochat.retrieval (required)
+    source: str = "rag"               # checkpoint to load: base, mid, rag or refrag
+    tag: str = ""                     # name of the checkpoint; empty: the most recent one
+    step: int = -1                    # step of the checkpoint; -1: the last one
+    retriever_type: str = ""          # empty: the knowledge base's own type
+    top_k: int = 5                    # documents shown to the model for each question
+    max_tokens: int = 128             # longest answer, tokens
+    temperature: float = 0.0          # 0 is greedy: the same question gets the same answer
+    seed: int = 0                     # for temperatures above 0
+    device: str = "auto"              # auto, cpu, cuda, cuda:1 or mps
+    question: str | None = None       # answer this one question and exit
+
+
+CONFIG = ChatConfig
+
+HELP = """  /kb          the knowledge base: type, number of documents, folder
+  /kb PATH     switch to another knowledge base
+  /sources     full text of the documents shown for the last answer
+  /top_k N     documents shown to the model for each question
+  /help        this list
+  quit         leave (also exit, /quit, Ctrl-D)"""
+LEAVE = ("quit", "exit", "/quit", "/exit")
+
+
+class Chat:
+    """The state of a conversation at the terminal: engine, knowledge base, last answer."""
+
+    def __init__(self, engine: "Engine", manager: "RetrievalManager", config: ChatConfig) -> None:
+        self.engine, self.manager, self.config = engine, manager, config
+        self.top_k = config.top_k
+        self.last: Answer | None = None
+
+    def ask(self, question: str, *, prefix: str = "") -> None:
+        """Write the answer while it is made, then its sources."""
+        from nanochat.rag.answer import answer_question
+        from nanochat.rag.citations import printable, source_lines
+
+        config, is_started = self.config, False
+
+        def write(piece: str) -> None:
+            nonlocal is_started
+            print(printable(piece) if is_started else prefix + printable(piece), end="", flush=True)
+            is_started = True
+
+        try:
+            self.last = answer_question(
+                self.engine, self.manager, question, top_k=self.top_k, max_tokens=config.max_tokens,
+                temperature=config.temperature, seed=config.seed, write=write,
+            )
+            if not is_started:
+                write("(no answer)")
+            if self.last.info.get("stop") == "length":
+                write(f" ... (cut at {config.max_tokens} tokens)")
+        finally:
+            if is_started:
+                print(flush=True)
+        for line in source_lines(self.last):
+            print(line)
+
+    def command(self, line: str) -> None:
+        """Run a line that starts with a slash."""
+        name, _, argument = line.partition(" ")
+        argument = argument.strip()
+        if name == "/help":
+            print(HELP)
+        elif name == "/kb":
+            self.switch(argument)
+        elif name == "/sources":
+            self.show_sources()
+        elif name == "/top_k":
+            if not (argument.isdecimal() and int(argument) > 0):
+                raise ConfigError(f"/top_k needs a number from 1, not {argument[:40]!r}", hint="/top_k 5")
+            self.top_k = int(argument)
+            print(f"  {self.top_k} documents per question")
+        else:
+            raise ConfigError(f"Unknown command: {name[:40]}", hint="/help lists the commands")
+
+    def switch(self, path: str) -> None:
+        """Open another knowledge base, if a path is given, and say which one is in use."""
+        from nanochat.rag.citations import printable
+        from nanochat.retrieval import RetrievalManager
+
+        if path:
+            self.manager = RetrievalManager(self.config.retriever_type or None, path)
+            self.last = None
+        knowledge_base = self.manager.knowledge_base
+        count = len(knowledge_base.documents)
+        print(printable(f"  {count} documents, {self.manager.retriever_type}, {knowledge_base.path}"))
+
+    def show_sources(self) -> None:
+        """The documents of the last answer in full."""
+        from nanochat.rag.citations import printable, source_name
+
+        documents = self.last.documents if self.last else []
+        if not documents:
+            print("  no documents were shown")
+        for number, document in enumerate(documents, start=1):
+            print(f"\n  {source_name(document, number)}\n{printable(document['content'])}")
+
+
+def read_lines() -> Iterator[str]:
+    """What is typed, or piped in and echoed, until the end or a word that leaves."""
+    is_terminal = sys.stdin.isatty()
+    if is_terminal:
+        with contextlib.suppress(ImportError):
+            # gives input() its line editing and history
+            import readline  # noqa: F401
+    while True:
+        try:
+            line = input("\nYou: ").strip()
+        except EOFError:
+            print()
+            return
+        if not is_terminal:
+            print(line)
+        if line.lower() in LEAVE:
+            return
+        if line:
+            yield line
+
+
+def report(error: UserError) -> None:
+    """One error in two lines; the loop goes on."""
+    print(f"Error: {error.problem}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr, flush=True)
+
+
+def check(config: ChatConfig) -> None:
+    """Refuse settings that cannot work, before anything slow happens."""
+    if not config.knowledge_base:
+        raise KnowledgeBaseNotFound(
+            "Knowledge base not found: --knowledge_base was not given",
+            hint="build it: python -m nanochat.retrieval --documents my_documents.jsonl --output data/my_kb",
+        )
+    for name in ("top_k", "max_tokens"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"--{name} must be at least 1, not {getattr(config, name)}", hint=f"--{name} 5")
+
+
+def open_chat(config: ChatConfig) -> Chat:
+    """Open the knowledge base first, because it fails faster, then load the model."""
+    from nanochat.retrieval import RetrievalManager
+
+    manager = RetrievalManager(config.retriever_type or None, config.knowledge_base)
+    # imported here so that --help does not wait for torch
+    from nanochat.checkpoint_manager import load_model, require_mamba
+    from nanochat.device import pick_device, set_cpu_threads
+    from nanochat.engine import Engine
+
+    device = pick_device(config.device)
+    set_cpu_threads()
+    step = config.step if config.step >= 0 else None
+    model, tokenizer, meta = load_model(config.source, device=device, phase="eval", tag=config.tag or None, step=step)
+    require_mamba(model.config, meta["source"], meta["tag"])
+    return Chat(Engine(model, tokenizer), manager, config)
+
+
+def main(argv: list[str]) -> int:
+    config = load_config(CONFIG, argv, prog="scripts.chat_cli", description=__doc__ or "")
+    check(config)
+    for stream in (sys.stdin, sys.stdout):
+        # a stray byte or a narrow console must not end the conversation
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    chat = open_chat(config)
+    if config.question is not None:
+        chat.ask(config.question)
+        return 0
+    print("RAG Chat (type 'quit' to exit, '/help' for commands)")
+    chat.switch("")
+    for line in read_lines():
+        try:
+            if line.startswith("/"):
+                chat.command(line)
+            else:
+                chat.ask(line, prefix="Assistant: ")
+        except UserError as error:
+            report(error)
+        except KeyboardInterrupt:
+            print("(stopped)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

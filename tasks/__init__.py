@@ -1,0 +1,1 @@
+"""Tasks: where conversations and practice questions come from."""

@@ -1,0 +1,160 @@
+"""The engine: answers in a batch are answers alone, streams join to the text, documents pay for the context."""
+
+import re
+
+import pytest
+import torch
+from engine_stubs import PATTERNS, make_conversation, make_documents, make_model, make_tokenizer
+
+from nanochat.engine import ABSTAIN_TEXT, Engine
+from nanochat.errors import ConfigError, ConversationError, UserError
+from nanochat.model import LanguageModel
+
+TOKENIZER = make_tokenizer()
+QUESTIONS = ["When?", "Who founded Brelith Institute?", "Gr\u00f6\u00dfe of the caf\u00e9?", "Where to at 07:45?"]
+CONVERSATIONS = [make_conversation(question, make_documents(count)) for count, question in enumerate(QUESTIONS)]
+CONVERSATIONS.append(make_conversation("Closed book?"))
+TIMES = ("first_token_s", "tokens_per_s")
+
+
+def make_engine(pattern: str = "M,T", **options: int) -> Engine:
+    return Engine(make_model(pattern, **options), TOKENIZER)
+
+
+def forced(engine: Engine, ids: list[int]) -> Engine:
+    """The same engine with a model that wants to write these ids, whatever it reads."""
+
+    class Writer(LanguageModel):
+        step = 0
+
+        def head(self, features):
+            logits = super().head(features)
+            logits[..., ids[min(Writer.step, len(ids) - 1)]] += 1000.0
+            Writer.step += 1
+            return logits
+
+    model = Writer(engine.model.config).eval()
+    return Engine(model, engine.tokenizer)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "top_k": 20, "seed": 3}])
+def test_a_batch_answers_as_each_row_alone_does(pattern, options):
+    engine = make_engine(pattern)
+    together = engine.generate_batch(CONVERSATIONS, 10, **options)
+    assert len({text for text, _ in together}) > 1
+    for batch_size in (1, 2):
+        for (text, info), (other, other_info) in zip(
+            together, engine.generate_batch(CONVERSATIONS, 10, batch_size=batch_size, **options), strict=True
+        ):
+            assert text == other
+            assert {k: v for k, v in info.items() if k not in TIMES} == {
+                k: v for k, v in other_info.items() if k not in TIMES
+            }
+    if not options:
+        assert [engine.generate_from_conversation(c, 10)[0] for c in CONVERSATIONS] == [text for text, _ in together]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_stream_joins_to_the_text(pattern):
+    engine = make_engine(pattern)
+    for conversation in CONVERSATIONS:
+        for options in ({}, {"temperature": 1.5, "seed": 1}):
+            stream = engine.stream(conversation, 14, **options)
+            pieces = list(stream)
+            text, info = engine.generate_from_conversation(conversation, 14, **options)
+            assert "".join(pieces) == text == stream.text
+            assert "" not in pieces and stream.info["num_tokens"] == info["num_tokens"]
+
+
+def test_citations_of_a_random_model_that_likes_to_cite_always_resolve():
+    class Citer(LanguageModel):
+        def head(self, features):
+            logits = super().head(features)
+            logits[..., [TOKENIZER.special("cite"), TOKENIZER.special("assistant_end")]] += 15.0
+            return logits
+
+    engine = Engine(Citer(make_model("M,T").config).eval(), TOKENIZER)
+    num_citations = 0
+    for seed in range(6):
+        for text, info in engine.generate_batch(CONVERSATIONS, 40, temperature=3.0, seed=seed):
+            numbers = [int(number) for number in re.findall(r"\[(\d+)\]", text.removeprefix(info["answer"]))]
+            assert numbers == [citation["number"] for citation in info["citations"]]
+            for citation in info["citations"]:
+                assert info["documents"][citation["slot"]]["id"] == citation["id"]
+                assert citation["number"] == citation["slot"] + 1
+            assert len(set(numbers)) == len(numbers)
+            if info["stop"] == "end" and info["documents"] and not info["abstained"]:
+                assert numbers
+            num_citations += len(numbers)
+    assert num_citations > 20
+
+
+def test_an_answer_with_a_citation():
+    words = TOKENIZER.encode(" Mira Solheim")
+    ids = [*words, TOKENIZER.special("cite"), TOKENIZER.doc(1), TOKENIZER.special("assistant_end")]
+    text, info = forced(make_engine(), ids).generate_from_conversation(CONVERSATIONS[3])
+    assert text == "Mira Solheim [2]" and info["answer"] == "Mira Solheim"
+    assert info["citations"] == [{"slot": 1, "number": 2, "id": "d1", "title": "Title 1"}]
+    assert info["stop"] == "end" and not info["abstained"] and info["num_tokens"] == len(ids)
+    assert info["documents"] == make_documents(3) and info["dropped"] == 0
+
+
+def test_an_abstention_is_one_sentence():
+    ids = [TOKENIZER.special("abstain"), TOKENIZER.special("assistant_end")]
+    text, info = forced(make_engine(), ids).generate_from_conversation(CONVERSATIONS[1])
+    assert text == ABSTAIN_TEXT and info["abstained"] and info["citations"] == [] and info["stop"] == "end"
+    assert "".join(forced(make_engine(), ids).stream(CONVERSATIONS[1])) == ABSTAIN_TEXT
+
+
+def test_reserved_ids_are_never_written_even_if_wanted():
+    engine = forced(make_engine(), [TOKENIZER.special("query_start")])
+    text, info = engine.generate_from_conversation(CONVERSATIONS[2], max_tokens=6)
+    assert info["num_tokens"] <= 6 and "query" not in text
+
+
+def test_max_tokens_ends_an_answer():
+    text, info = forced(make_engine(), TOKENIZER.encode("a")).generate_from_conversation(CONVERSATIONS[2], max_tokens=5)
+    assert text == "aaaaa" and info["stop"] == "length" and info["num_tokens"] == 5
+
+
+def test_documents_pay_for_the_context():
+    engine = make_engine(sequence_len=128)
+    text, info = engine.generate_from_conversation(make_conversation("When?", make_documents(9)), max_tokens=8)
+    assert info["num_prompt_tokens"] <= 120 and info["dropped"] > 0
+    assert 0 < len(info["documents"]) < 9 and info["documents"][0]["id"] == "d0"
+
+
+def test_a_long_answer_budget_does_not_starve_the_documents():
+    _, info = make_engine(sequence_len=256).generate_from_conversation(CONVERSATIONS[1], max_tokens=256)
+    assert info["documents"] and info["dropped"] == 0
+
+
+def test_a_question_that_does_not_fit_is_refused_in_words():
+    with pytest.raises(UserError, match="The question is too long"):
+        make_engine(sequence_len=128).generate_from_conversation(make_conversation("why " * 200, make_documents(2)))
+
+
+def test_wrong_input_is_refused_before_the_first_piece():
+    with pytest.raises(ConversationError):
+        make_engine().stream({"messages": []})
+    with pytest.raises(ConfigError, match="max_tokens"):
+        make_engine().stream(CONVERSATIONS[0], max_tokens=0)
+
+
+def test_an_empty_batch_is_empty():
+    assert make_engine().generate_batch([]) == []
+
+
+def test_a_stream_left_early_describes_what_was_written():
+    stream = forced(make_engine(), TOKENIZER.encode("a")).stream(CONVERSATIONS[1], 50)
+    assert next(stream) + next(stream) == "aa"
+    assert stream.text == "aa" and stream.info["stop"] == "length"
+
+
+def test_generation_leaves_no_gradients_and_the_same_weights():
+    engine = make_engine()
+    before = {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
+    engine.generate_batch(CONVERSATIONS, 4)
+    assert all(parameter.grad is None for parameter in engine.model.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in engine.model.state_dict().items())

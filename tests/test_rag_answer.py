@@ -1,0 +1,92 @@
+"""Answers and their sources: what is cited, what a terminal may show, what happens when nothing is found."""
+
+import pytest
+from engine_stubs import make_conversation, make_documents, make_model, make_tokenizer
+
+from nanochat.engine import ABSTAIN_TEXT, Engine
+from nanochat.errors import ConversationError
+from nanochat.rag.answer import Answer, answer_question
+from nanochat.rag.citations import SNIPPET_CHARS, printable, snippet, source_lines, source_name
+from nanochat.retrieval import ScoredDocument
+
+
+class ListSearcher:
+    """A searcher that always finds its first top_k documents."""
+
+    def __init__(self, documents):
+        self.documents = [ScoredDocument(**document, score=1.0) for document in documents]
+
+    def retrieve(self, query, top_k):
+        return self.documents[:top_k]
+
+
+ENGINE = Engine(make_model("M,T"), make_tokenizer())
+
+
+def test_an_answer_is_what_the_engine_says_about_the_found_documents():
+    pieces = []
+    searcher = ListSearcher(make_documents(4))
+    answer = answer_question(ENGINE, searcher, "Where?", top_k=2, max_tokens=9, write=pieces.append)
+    shown = [document.to_dict() for document in searcher.documents[:2]]
+    text, info = ENGINE.generate_from_conversation(make_conversation("Where?", shown), 9)
+    assert "".join(pieces) == answer.text == text
+    assert answer.documents == shown and answer.citations == info["citations"] and answer.question == "Where?"
+
+
+def test_nothing_found_is_an_abstention_without_the_model():
+    pieces = []
+    answer = answer_question(None, ListSearcher([]), "Where?", write=pieces.append)
+    assert answer.text == "".join(pieces) == ABSTAIN_TEXT
+    assert answer.abstained and answer.documents == [] and source_lines(answer) == []
+
+
+def test_documents_of_earlier_turns_keep_their_numbers():
+    first = make_conversation("Who?", make_documents(2))["messages"]
+    history = [*first, {"role": "assistant", "content": "Mira", "citations": [1]}]
+    answer = answer_question(ENGINE, ListSearcher(make_documents(4)[2:]), "Where?", history=history, max_tokens=4)
+    assert [document["id"] for document in answer.documents] == ["d0", "d1", "d2", "d3"]
+
+
+@pytest.mark.parametrize("question", ["", "  \n"])
+def test_an_empty_question_is_refused_in_words(question):
+    with pytest.raises(ConversationError, match="empty"):
+        answer_question(ENGINE, ListSearcher(make_documents(2)), question)
+
+
+def cited_answer(slots: list[int]) -> Answer:
+    documents = make_documents(3)
+    citations = [{"slot": s, "number": s + 1, "id": f"d{s}", "title": f"Title {s}"} for s in slots]
+    info = {"answer": "Mira Solheim"}
+    return Answer(question="q", text="", documents=documents, citations=citations, abstained=False, info=info)
+
+
+def test_cited_sources_come_first_and_the_others_share_a_line():
+    lines = source_lines(cited_answer([1]))
+    assert lines[0] == "  [2] Title 1 (d1)" and "Mira Solheim" in lines[1]
+    assert lines[2:] == ["  also read: Title 0 (d0), Title 2 (d2)"]
+    assert len(source_lines(cited_answer([2, 0, 1]))) == 6
+
+
+def test_a_snippet_shows_the_answer_in_whole_words():
+    content = " ".join(f"word{number}" for number in range(200)) + " Mira Solheim " + "and more " * 100
+    for answer in ("Mira Solheim", "mira solheim"):
+        text = snippet(content, answer)
+        assert "Mira Solheim" in text and text.startswith("... word") and text.endswith(" ...")
+        assert len(text) <= SNIPPET_CHARS + 8
+    assert snippet(content, "not there").startswith("word0 ")
+    assert snippet("short  \n text", "x") == "short text"
+    assert snippet("x" * 1000, "y").startswith("xxx") and len(snippet("x" * 1000, "y")) <= SNIPPET_CHARS + 8
+    japanese = "\u65e5" * 300 + "\u672c" + "\u65e5" * 300
+    assert "\u672c" in snippet(japanese, "\u672c")
+    assert snippet(content, content) == snippet(content, "word0")
+    assert snippet("", "") == ""
+
+
+def test_no_escape_sequence_reaches_a_terminal():
+    hostile = "a\x1b[31mred\x1b]0;title\x07\r\x9b2Jb\u202egnp\ud800\x00 caf\u00e9 \U0001f600\u200d\n\tz"
+    text = printable(hostile)
+    assert text == "a[31mred]0;title2Jbgnp caf\u00e9 \U0001f600\u200d\n\tz"
+    text.encode()
+    document = {"id": "x\x1b[1m", "title": "A\nB\x07", "content": hostile}
+    assert source_name(document, 3) == "[3] A B (x[1m)"
+    assert "\x1b" not in snippet(hostile, "red") and "\n" not in snippet(hostile, "red")

@@ -1,0 +1,143 @@
+"""Journeys at the terminal: questions, commands, mistakes and ways out, with a tiny random model."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from engine_stubs import make_documents, make_model, make_tokenizer
+
+from nanochat.checkpoint_manager import save_checkpoint
+from nanochat.common import run_main
+from nanochat.engine import ABSTAIN_TEXT, AnswerStream
+from nanochat.retrieval import Document, KnowledgeBase
+from scripts import chat_cli
+
+HOSTILE = {"id": "h1", "title": "Kestrel \x1b[31mred", "content": "A kestrel \x1b]0;owned\x07 hovers."}
+
+
+@pytest.fixture
+def knowledge_base(tmp_path, monkeypatch) -> Path:
+    """A knowledge base, and a base folder with one hybrid checkpoint of its own."""
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
+    save_checkpoint("rag", "tiny", 3, model=make_model("M,T"), tokenizer=make_tokenizer(), meta={})
+    documents = [Document(**record) for record in [*make_documents(6), HOSTILE]]
+    KnowledgeBase.build(documents, tmp_path / "kb", "simple")
+    KnowledgeBase.build(documents[:2], tmp_path / "other", "simple")
+    return tmp_path / "kb"
+
+
+def chat(monkeypatch, lines: list[str], *flags: object) -> int:
+    """Run the script with these lines piped in."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+    return run_main(chat_cli.main, [str(flag) for flag in ("--max_tokens", 8, *flags)])
+
+
+def test_questions_are_answered_with_their_sources(knowledge_base, monkeypatch, capsys):
+    lines = ["", "Who founded Brelith Institute?", "   ", "When does the Torvik ferry leave?", "quit", "never read"]
+    assert chat(monkeypatch, lines, "--knowledge_base", knowledge_base, "--top_k", 2) == 0
+    output = capsys.readouterr().out
+    assert output.count("Assistant: ") == 2 and "You: Who founded Brelith Institute?" in output
+    assert "(d1)" in output and "Title " in output and "never read" not in output
+    assert "7 documents, simple" in output
+
+
+def test_one_question_for_scripts(knowledge_base, monkeypatch, capsys):
+    flags = ["--knowledge_base", knowledge_base, "--question", "Who founded Brelith Institute?"]
+    assert chat(monkeypatch, ["not read"], *flags) == 0
+    first = capsys.readouterr().out
+    assert "Assistant:" not in first and "You:" not in first and "(d1)" in first
+    assert chat(monkeypatch, [], *flags) == 0
+    assert capsys.readouterr().out == first, "the same question got another answer"
+
+
+def test_a_question_without_any_document_is_an_abstention(knowledge_base, monkeypatch, capsys):
+    assert chat(monkeypatch, [], "--knowledge_base", knowledge_base, "--question", "zyzzyva?") == 0
+    assert capsys.readouterr().out == f"{ABSTAIN_TEXT}\n"
+
+
+def test_commands(knowledge_base, monkeypatch, capsys):
+    other = knowledge_base.parent / "other"
+    lines = ["/help", "/sources", "/kb", "/top_k 1", "Brelith Institute?", "/sources", f"/kb {other}", "/sources"]
+    assert chat(monkeypatch, lines, "--knowledge_base", knowledge_base) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    parts = captured.out.split("You: ")[1:]
+    assert "/top_k N" in parts[0] and "no documents were shown" in parts[1]
+    assert f"7 documents, simple, {knowledge_base}" in parts[2] and "1 documents per question" in parts[3]
+    assert parts[5].count("[1] Title") == 1 and "founded by Mira Solheim" in parts[5] and "[2]" not in parts[5]
+    assert f"2 documents, simple, {other}" in parts[6] and "no documents were shown" in parts[7]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("/kb nowhere", "Knowledge base not found"),
+        ("/top_k 0", "/top_k needs a number"),
+        ("/top_k", "/top_k needs a number"),
+        ("/nonsense", "Unknown command: /nonsense"),
+        ("ferry " * 400, "The question is too long"),
+    ],
+)
+def test_a_mistake_is_told_and_the_conversation_goes_on(knowledge_base, monkeypatch, capsys, line, problem):
+    assert chat(monkeypatch, [line, "Brelith Institute?"], "--knowledge_base", knowledge_base) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"Error: {problem}") and captured.err.count("\n") == 2
+    assert captured.out.count("Assistant: ") == 1 and "(d1)" in captured.out
+
+
+def test_control_characters_of_documents_never_reach_the_terminal(knowledge_base, monkeypatch, capsys):
+    assert chat(monkeypatch, ["kestrel hovers", "/sources"], "--knowledge_base", knowledge_base) == 0
+    output = capsys.readouterr().out
+    assert "Kestrel [31mred" in output and "\x1b" not in output and "\x07" not in output
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        ([], "Error: Knowledge base not found: --knowledge_base was not given"),
+        (["--knowledge_base", "nowhere"], "Error: Knowledge base not found: nowhere"),
+        (["--knowledge_base", "{kb}", "--source", "refrag"], "Error: Checkpoint not found: source refrag"),
+        (["--knowledge_base", "{kb}", "--tag", "large"], "Error: Checkpoint not found: source rag, tag large"),
+        (["--knowledge_base", "{kb}", "--tag", "plain"], "Error: RAG requires Mamba or hybrid models"),
+        (["--knowledge_base", "{kb}", "--top_k", "0"], "Error: --top_k must be at least 1"),
+        (["--knowledge_base", "{kb}", "--device", "gpu"], "Error: Device 'gpu' is not known"),
+        (["--knowledge_base", "{kb}", "--question", " "], "Error: "),
+        (["--knowledgebase", "{kb}"], "Error: Unknown flag --knowledgebase"),
+    ],
+)
+def test_what_cannot_work_is_said_in_two_lines(knowledge_base, monkeypatch, capsys, flags, problem):
+    save_checkpoint("rag", "plain", 1, model=make_model("T"), tokenizer=make_tokenizer(), meta={})
+    assert chat(monkeypatch, [], "--tag", "tiny", *[flag.format(kb=knowledge_base) for flag in flags]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(problem) and captured.err.count("\n") == 2 and "Traceback" not in captured.err
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_conversation(knowledge_base, monkeypatch, capsys):
+    whole = AnswerStream.__next__
+    pressed = []
+
+    def press_once(stream):
+        piece = whole(stream)
+        if not pressed:
+            pressed.append(True)
+            raise KeyboardInterrupt
+        return piece
+
+    monkeypatch.setattr(AnswerStream, "__next__", press_once)
+    assert chat(monkeypatch, ["Torvik ferry?", "Brelith Institute?"], "--knowledge_base", knowledge_base) == 0
+    output = capsys.readouterr().out
+    assert "(stopped)" in output and output.index("(stopped)") < output.index("Assistant: ")
+
+
+def test_piped_bytes_that_are_no_utf8_and_a_narrow_console(knowledge_base):
+    finished = subprocess.run(
+        [sys.executable, "-m", "scripts.chat_cli", "--knowledge_base", str(knowledge_base), "--max_tokens", "4"],
+        input=b"caf\xe9 \xff ferry?\nGr\xc3\xb6\xc3\x9fe of Brelith?\n", capture_output=True, timeout=120,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert finished.returncode == 0 and finished.stderr == b"", finished.stderr.decode()
+    assert finished.stdout.count(b"Assistant: ") == 2
