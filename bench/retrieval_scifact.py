@@ -57,11 +57,12 @@ def main(argv: list[str]) -> int:
             print0(f"{name:<20} not installed: {missing.name}")
             continue
         rows.append(row)
-        print0(f"{name:<20} {row['ndcg@10']:7.4f} {row['recall@10']:9.4f} {row['recall@100']:10.4f} {row['mrr@10']:7.4f} "
-               f"{row['map@100']:7.4f} {row['build_s']:8.2f} {row['query_ms']:9.3f}")
+        print0(f"{name:<20} {row['ndcg@10']:7.4f} {row['recall@10']:9.4f} {row['recall@100']:10.4f} "
+               f"{row['mrr@10']:7.4f} {row['map@100']:7.4f} {row['build_s']:8.2f} {row['query_ms']:9.3f}")
     write_json(config.output, {
         "data": "SciFact, test judgements", "documents": len(documents), "queries": len(judgements), "top_k": TOP_K,
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, one thread", "goals": GOALS, "rows": rows,
+        "machine": f"{platform.machine()}, Python {platform.python_version()}, one thread", "goals": GOALS,
+        "rows": rows,
     })
     print0(f"Wrote {config.output}")
     return 0

@@ -206,8 +206,13 @@ def _answer_pieces(message: Mapping[str, Any], tokenizer: Tokenizer) -> Iterator
     if message.get("abstain"):
         yield _Run([tokenizer.special("abstain")], 1)
     else:
-        yield _Run(text_ids(message["content"], tokenizer), 1)
-        yield from dict.fromkeys(message.get("citations", ()))
+        import os
+        if os.environ.get("CITE_FIRST"):
+            yield from dict.fromkeys(message.get("citations", ()))
+            yield _Run(text_ids(message["content"], tokenizer), 1)
+        else:
+            yield _Run(text_ids(message["content"], tokenizer), 1)
+            yield from dict.fromkeys(message.get("citations", ()))
     yield _Run([tokenizer.special("assistant_end")], 1)
 
 

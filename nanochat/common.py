@@ -1,6 +1,7 @@
 """What every room needs: where files live, whole-or-nothing writes, printing on rank 0, running a script's main."""
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -42,6 +43,16 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders of one file system in a single step (renameat2); False where the system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
 def _unwritable(path: Path, error: OSError) -> UserError:
     return UserError(
         f"Cannot write {path}: {error.strerror or error}",
@@ -53,9 +64,9 @@ def _unwritable(path: Path, error: OSError) -> UserError:
 def write_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty temporary sibling folder; on success it replaces `path` by rename, on failure nothing changes.
 
-    An existing folder at `path` is moved aside first and deleted last, so a crash leaves the old or the new one complete
-    (an interrupted swap leaves `path` missing for an instant only between two renames).
-    Raises UserError when the parent cannot be written.
+    An existing folder at `path` changes places with the new one in a single step where the system can do that (Linux), so
+    that a crash leaves one of them complete; elsewhere it is moved aside first. Raises UserError when the parent cannot
+    be written.
     """
     path = Path(path)
     try:
@@ -69,14 +80,14 @@ def write_folder(path: str | Path) -> Iterator[Path]:
             _sync(name)
         _sync(temporary)
         os.chmod(temporary, 0o755)
-        old = None
-        if path.exists():
+        if not path.exists():
+            os.rename(temporary, path)
+        elif not _exchange(temporary, path):
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
             os.rename(path, old / path.name)
-        os.rename(temporary, path)
-        _sync(path.parent)
-        if old is not None:
+            os.rename(temporary, path)
             shutil.rmtree(old)
+        _sync(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
@@ -123,6 +134,10 @@ def run_main(main: Callable[[list[str]], int], argv: list[str] | None = None) ->
             if error.hint:
                 print(f"  hint: {error.hint}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # the reader, such as head, has seen enough; what Python still holds for it goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

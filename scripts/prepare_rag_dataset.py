@@ -26,7 +26,7 @@ class PrepareRagDatasetConfig:
     mode: Literal["example", "build", "validate"] = "example"  # what to do
     documents: str = ""               # build, validate: file with one JSON document per line (.jsonl or .jsonl.gz)
     output: str = ""                  # example, build: folder to write; validate: knowledge base to check as well
-    retriever_type: Literal["simple", "bm25", "dense", "hybrid"] = "simple"  # example, build: index of the knowledge base
+    retriever_type: Literal["simple", "bm25", "dense", "hybrid"] = "simple"  # example, build: index to make
     model: str = ""                   # build: encoder for dense and hybrid
     limit: int = 0                    # build, validate: read only so many documents; 0 reads all
 
@@ -108,7 +108,7 @@ def report(documents: Sequence[Document], num_errors: int) -> str:
     lengths = sorted(num_words.values()) or [0]
     titles = Counter(document.title.strip().lower() for document in documents)
     contents: dict[str, str] = {}
-    repeated = [document.id for document in documents if contents.setdefault(document.content, document.id) != document.id]
+    repeated = [item.id for item in documents if contents.setdefault(item.content, item.id) != item.id]
     rows: list[tuple[str, str, list[str]]] = [
         ("documents", f"{len(documents):,}", []),
         ("lines with errors", f"{num_errors:,}", []),

@@ -1,36 +1,116 @@
-"""Fine-tune a hybrid model on a knowledge base: answers with citations from retrieved documents."""
+"""Fine-tune a hybrid model to answer from retrieved documents, with citations, and to say when they do not answer.
 
+    python -m scripts.rag_finetune --knowledge_base data/my_kb --source mid
+"""
+
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from nanochat.common import run_main
-from nanochat.config import load_config
-from nanochat.errors import UserError
+from nanochat.common import print0, run_main, world_size
+from nanochat.config import load_config, origins
+from nanochat.errors import ConfigError
+from scripts.mid_train import load_chats
+from scripts.training_run import TrainingConfig, check_positive, resume_point, train
 
 
 @dataclass(frozen=True, kw_only=True)
-class RagFinetuneConfig:
+class RagFinetuneConfig(TrainingConfig):
+    """Settings of scripts.rag_finetune."""
+
     knowledge_base: str = ""          # folder built by nanochat.retrieval (required)
+    questions: str = ""               # training questions (.jsonl); empty: queries_train.jsonl beside the folder, if any
+    cloze_per_document: int = 4       # fill-in questions made from each document; 0 for none
+    validation_share: float = 0.1     # share of documents whose questions are kept for validation
     source: Literal["base", "mid"] = "mid"  # checkpoint to start from
+    source_tag: str = ""              # its tag; empty: the same as --tag
     retriever_type: Literal["simple", "bm25", "dense", "hybrid"] = "simple"  # retriever to use
-    top_k: int = 5                    # documents per question
+    top_k: int = 5                    # most documents shown; training draws 1 ... top_k
+    world_share: float = 0.5          # share of examples from generated worlds, new ones at every step
     base_tasks: str = "SmolTalk"      # conversations to mix in, comma-separated; empty for none
     task_samples: int = 10000         # conversations per base task
+    chat_share: float = 0.15          # share of examples from base tasks
     num_epochs: int = 1               # passes over the questions
+    num_steps: int = 0                # optimizer steps; 0: as many as num_epochs needs
     device_batch_size: int = 4        # conversations per GPU and step; lower it when memory runs out
-    grad_accum_steps: int = 1         # batches per optimizer step
-    max_seq_len: int = 4096           # tokens of one conversation; documents are dropped to fit
+    max_seq_len: int = 4096           # tokens of a row; documents are trimmed or dropped to fit
     max_doc_length: int = 0           # tokens of one document; 0 keeps them whole
-    init_lr_frac: float = 0.02        # first learning rate, as a part of the full one
-    run: str = "dummy"                # wandb run; dummy tracks in files only
+    context_weight: float = 0.1       # loss weight of tokens that are not answers
+    init_lr_frac: float = 0.02        # all rates are multiplied by this: fine-tuning is careful
+    matrix_lr: float = 9e-3           # peak rate of linear layers (Muon) at init_lr_frac 1
 
 
 CONFIG = RagFinetuneConfig
 
 
 def main(argv: list[str]) -> int:
-    load_config(CONFIG, argv, prog="scripts.rag_finetune", description=__doc__ or "")
-    raise UserError("RAG fine-tuning is not built yet", hint="python -m scripts.rag_finetune --help lists its settings")
+    config = load_config(RagFinetuneConfig, argv, prog="scripts.rag_finetune", description=__doc__ or "")
+    check_positive(config, "top_k", "device_batch_size", "grad_accum_steps", "max_seq_len", "num_epochs")
+    if not config.knowledge_base:
+        raise ConfigError("--knowledge_base is missing",
+                          hint="build one: python -m nanochat.retrieval --documents my_documents.jsonl --output data/my_kb")
+    # imported here so that --help does not wait for it
+    from nanochat.retrieval import RetrievalManager
+
+    manager = RetrievalManager(config.retriever_type, config.knowledge_base)
+    from nanochat.checkpoint_manager import load_model, require_mamba
+    from nanochat.device import pick_device, set_cpu_threads
+    from nanochat.rag.curriculum import Curriculum, Mixture
+    from nanochat.rag.questions import questions_for
+    from nanochat.rag.synthesis import split_by_document
+    from nanochat.training.distributed import init_distributed, shutdown_distributed
+
+    device = pick_device(config.device)
+    set_cpu_threads()
+    documents = manager.knowledge_base.documents
+    questions, origin = questions_for(config.knowledge_base, documents, config.questions,
+                                      cloze_per_document=config.cloze_per_document, seed=config.seed)
+    training, validation = split_by_document(questions, test_share=config.validation_share)
+    state = resume_point(config, "rag")
+    source, tag = (config.source, config.source_tag or config.tag) if state is None else ("rag", config.tag)
+    model, tokenizer, meta = load_model(source, device, "train", tag)
+    require_mamba(model.config, source, tag)
+    chats = load_chats(config, is_explicit=origins(config)["base_tasks"] != "default")
+    print0(f"Questions: {origin}; {len(validation)} kept for validation")
+    chat_share = config.chat_share if chats else 0.0
+    mixture = Mixture(pool=_pool(documents, training, manager), pool_share=max(0.0, 1 - config.world_share - chat_share),
+                      chats=chats, chat_share=chat_share)
+    init_distributed(device)
+    row_len = min(config.max_seq_len, model.config.sequence_len)
+    if row_len < config.max_seq_len:
+        print0(f"Rows have {row_len} tokens: the model was trained on no more (--max_seq_len {config.max_seq_len})")
+    curriculum = Curriculum(
+        ["documents"], tokenizer, seed=config.seed + 2, row_len=row_len, examples_per_step=config.device_batch_size,
+        context_weight=config.context_weight, retriever_type=config.retriever_type, mixture=mixture,
+        max_doc_tokens=config.max_doc_length or None, max_documents=config.top_k,
+    )
+    if state is not None:
+        curriculum.restore(meta.get("curriculum", {}))
+    per_step = config.device_batch_size * config.grad_accum_steps * world_size() * mixture.pool_share
+    num_steps = config.num_steps or math.ceil(config.num_epochs * len(training) / max(per_step, 1))
+    held_out = _pool(documents, validation, manager) if validation else None
+
+    def evaluate(step: int) -> dict[str, Any]:
+        metrics = curriculum.evaluate(model, step)
+        return metrics | (curriculum.validate(model, held_out) if held_out is not None else {})
+
+    train(config, "rag", model, tokenizer, curriculum.batches, num_steps=num_steps, lr_frac=config.init_lr_frac,
+          state=state, evaluate=evaluate,
+          extra_meta=lambda: {"curriculum": curriculum.record(), "from": {"source": source, "tag": tag},
+                              "knowledge_base": manager.knowledge_base.fingerprint})
+    if curriculum.num_lost:
+        print0(f"{curriculum.num_lost} examples were left out because their documents did not fit in {row_len} tokens")
+    shutdown_distributed()
+    print0(f"Next: python -m scripts.chat_cli --knowledge_base {config.knowledge_base} --tag {config.tag}")
+    return 0
+
+
+def _pool(documents: Any, questions: Any, manager: Any) -> Any:
+    from nanochat.rag.pool import Pool
+
+    position_of = {document.id: position for position, document in enumerate(documents)}
+    return Pool([document.to_dict() for document in documents], questions, lambda queries, top_k: [
+        [position_of[found.id] for found in row] for row in manager.retrieve_batch(queries, top_k)])
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError("--input is missing", hint="name the files: --input data/documents.jsonl,data/chats.jsonl.gz")
     if config.max_chars < 0:
         raise ConfigError(f"--max_chars is {config.max_chars}", hint="give a positive number, or 0 for everything")
-    texts = list(_limit(_read_all(config.input), config.max_chars))
+    texts = list(_limit(read_all(config.input), config.max_chars))
     held_out = texts[HOLD_OUT_EVERY - 1 :: HOLD_OUT_EVERY]
     chosen = [text for i, text in enumerate(texts, start=1) if i % HOLD_OUT_EVERY] if held_out else texts
     print0(f"Training on {len(chosen)} texts, {sum(map(len, chosen))} characters ...")
@@ -78,7 +78,7 @@ def read_texts(path: str) -> Iterator[str]:
             yield " " + text.strip()
 
 
-def _read_all(names: str) -> Iterator[str]:
+def read_all(names: str) -> Iterator[str]:
     is_empty = True
     for path in (name.strip() for name in names.split(",")):
         for text in read_texts(path) if path else ():

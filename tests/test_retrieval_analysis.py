@@ -19,7 +19,7 @@ from tasks.example_documents import example_documents
     ("\uff21\uff22 \ufb01ne", "ab fine"),
     ("state-of-the-art X-200/b", "state of the art x 200 b"),
     # Hindi keeps its vowel signs and conjuncts, Cyrillic and Greek their case pairs
-    ("\u0939\u093f\u0928\u094d\u0926\u0940 \u092d\u093e\u0937\u093e", "\u0939\u093f\u0928\u094d\u0926\u0940 \u092d\u093e\u0937\u093e"),
+    ("\u0939\u093f\u0928\u094d\u0926\u0940!", "\u0939\u093f\u0928\u094d\u0926\u0940"),
     ("\u041c\u041e\u0421\u041a\u0412\u0410", "\u043c\u043e\u0441\u043a\u0432\u0430"),
     # Chinese and Japanese: one word per character
     ("\u6c49\u5b57abc\u304b", "\u6c49 \u5b57 abc \u304b"),
@@ -46,10 +46,10 @@ def test_any_text_has_terms_that_can_be_stored(text):
 def test_both_halves_of_the_chain_agree():
     compiled = make_retriever("bm25")._analyzer
     rng = random.Random(0)
-    endings = [pair[0] for pair in (*_STEP2, *_STEP3)] + [*_STEP4, "ing", "ed", "edly", "eed", "y", "ly", "s", "ies", "e", "ll"]
+    endings = [pair[0] for pair in (*_STEP2, *_STEP3)] + [*_STEP4, *"ing ed edly eed y ly s ies e ll".split()]
     letters = "aabcdeeghiiklmnooprsttuvwxyyz"
     words = {"".join(rng.choices(letters, k=rng.randint(1, 5))) + rng.choice(endings) for _ in range(4000)}
-    words |= {*_EXCEPTIONS, *STOP_WORDS, "vying", "added", "egged", "evenings", "paste", "universities", "sociologist", "skiing"}
+    words |= {*_EXCEPTIONS, *STOP_WORDS, *"vying added egged evenings paste universities sociologist skiing".split()}
     words |= {word for record in example_documents() for word in spaced_words(record["content"]).split()}
     wrong = {word for word in words if compiled.analyze(word) != analyze(word)}
     assert not wrong, sorted(wrong)[:20]

@@ -37,9 +37,9 @@ def test_whole_numbers_are_ids_and_titles_may_be_missing():
 
 
 @pytest.mark.parametrize("bad", [
-    {"title": "no id", "content": "words"}, record(id=""), record(id="  "), record(id=None), record(id=1.5), record(id=True),
-    record(content=""), record(content=" \n"), record(content=None), record(content=["words"]), record(title=3),
-    record(source={}), record(metadata=[1]), [], "text", None, 3,
+    {"title": "no id", "content": "words"}, record(id=""), record(id="  "), record(id=None), record(id=1.5),
+    record(id=True), record(content=""), record(content=" \n"), record(content=None), record(content=["words"]),
+    record(title=3), record(source={}), record(metadata=[1]), [], "text", None, 3,
 ])  # fmt: skip
 def test_bad_records_are_refused_with_their_place(bad):
     with pytest.raises(DocumentError, match=r"^docs\.jsonl:4: .+"):

@@ -16,7 +16,7 @@ TEXTS = [
     ("", "Shipping of returned items is free; items arrive within days."),
 ]
 DOCUMENTS = [Document(id=f"d{number}", title=title, content=content) for number, (title, content) in enumerate(TEXTS)]
-QUERIES = ["return policy", "free shipping of items", "cafe crepe", "\u65e5\u672c", "days", "days days shipping", "account"]
+QUERIES = ["return policy", "standard shipping of orders", "cafe crepe", "\u65e5\u672c", "days", "days days shipping"]
 
 
 def built(name, documents=DOCUMENTS):
@@ -93,7 +93,10 @@ def test_accents_case_and_forms_do_not_matter(name):
     assert expected[0] and retriever.search(["CR\u00caPE, Cafe\u0301s"], 5) == expected
 
 
-@pytest.mark.parametrize("query", ['title:"return', "shipping AND NOT free", "(return", "ret*", "days^9", "+days -days", "[a TO z]"])
+SYNTAX = ['title:"return', "shipping AND NOT free", "(return", "ret*", "days^9", "+days -days", "[a TO z]"]
+
+
+@pytest.mark.parametrize("query", SYNTAX)
 def test_query_syntax_is_only_text(name, query):
     plain = "".join(letter if letter.isalnum() else " " for letter in query)
     assert built(name).search([query], 5) == built(name).search([plain], 5)

@@ -58,7 +58,10 @@ def build(documents: str, output: str, retriever_type: str, *, model: str = "", 
         f"Wrote {output}: {len(found):,} documents, {num_words:,} words, {retriever_type} index, "
         f"{size / 1e6:.1f} MB, {time.perf_counter() - started:.1f} s"
     )
-    print0(f"Next: python -m scripts.rag_finetune --knowledge_base {output} --source mid --retriever_type {retriever_type}")
+    print0(
+        f"Next: python -m scripts.rag_finetune --knowledge_base {output} --source mid "
+        f"--retriever_type {retriever_type}"
+    )
     return 0
 
 

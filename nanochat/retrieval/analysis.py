@@ -10,7 +10,13 @@ import unicodedata
 
 from nanochat.retrieval.stemming import stem
 
-ANALYSIS = {"name": "words-en-1", "words": "unicode", "accents": "removed", "stop_words": "en", "stems": "snowball-english"}
+ANALYSIS = {
+    "name": "words-en-1",
+    "words": "unicode",
+    "accents": "removed",
+    "stop_words": "en",
+    "stems": "snowball-english",
+}
 
 # a word of this many UTF-8 bytes or more is debris (encoded data, a run-on line), not something people search for
 MAX_WORD_BYTES = 200
@@ -22,10 +28,10 @@ _ASCII_WORDS = "".join(chr(code) if chr(code).isalnum() else " " for code in ran
 
 STOP_WORDS = frozenset(
     """
-    a about am an and any are as at be been being but by can could did do does doing for from had has have having he her
-    hers him his how i if in into is it its me my no nor not of on or our ours s she should so such t than that the their
-    theirs them then there these they this those to too very was we were what when where which who whom whose why will
-    with would you your yours
+    a about am an and any are as at be been being but by can could did do does doing for from had has have
+    having he her hers him his how i if in into is it its me my no nor not of on or our ours s she should so
+    such t than that the their theirs them then there these they this those to too very was we were what when
+    where which who whom whose why will with would you your yours
     """.split()
 )
 

@@ -41,7 +41,9 @@ class Document:
         identifier = _identifier(record, where)
         texts = {name: _text(record, name, identifier, where) for name in ("title", "content", "source")}
         if not texts["content"].strip():
-            raise DocumentError(f"{where}: 'content' is missing or empty in document {identifier!r}", hint=_advice(record))
+            raise DocumentError(
+                f"{where}: 'content' is missing or empty in document {identifier!r}", hint=_advice(record)
+            )
         if len(texts["content"]) > MAX_CONTENT_CHARS:
             raise DocumentError(
                 f"{where}: document {identifier!r} has {len(texts['content']):,} characters of content, "
@@ -85,7 +87,9 @@ def _text(record: Mapping[str, Any], name: str, identifier: str, where: str) -> 
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise DocumentError(f"{where}: {name!r} must be text in document {identifier!r}, found {_kind(value)}", hint=_HINT)
+        raise DocumentError(
+            f"{where}: {name!r} must be text in document {identifier!r}, found {_kind(value)}", hint=_HINT
+        )
     return value
 
 

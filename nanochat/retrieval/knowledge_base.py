@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nanochat.common import write_folder, write_json
-from nanochat.errors import DocumentError, KnowledgeBaseError, KnowledgeBaseNotFound, UserError
+from nanochat.errors import DocumentError, KnowledgeBaseError, UserError
 from nanochat.retrieval.base import Retriever, check_retriever_type, make_retriever
 from nanochat.retrieval.document import Document
 from nanochat.retrieval.manifest import check_file, damaged, index_record, make_manifest, read_manifest
@@ -232,7 +232,8 @@ def _wait_for_replacement(path: Path) -> None:
     """A writer moves the old folder aside an instant before the new one takes its place; wait, or put the old one back
     when that writer died in between."""
     for _ in range(20):
-        aside = [old for old in path.parent.glob(f".{path.name}.*.old/{path.name}") if (old / "manifest.json").is_file()]
+        found = path.parent.glob(f".{path.name}.*.old/{path.name}")
+        aside = [old for old in found if (old / "manifest.json").is_file()]
         if path.exists() or not aside:
             return
         time.sleep(0.02)

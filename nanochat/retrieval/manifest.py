@@ -63,7 +63,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         ) from missing
     except OSError as error:
         raise KnowledgeBaseError(
-            f"Knowledge base {path} cannot be read: {error.strerror or error}", hint="check the permissions of the folder"
+            f"Knowledge base {path} cannot be read: {error.strerror or error}",
+            hint="check the permissions of the folder",
         ) from error
     except (ValueError, RecursionError) as error:
         raise damaged(path, f"manifest.json is not valid JSON: {error}") from error

@@ -50,7 +50,9 @@ def _relevant(grades: Grades) -> set[str]:
 METRICS = {"ndcg": ndcg, "recall": recall, "mrr": reciprocal_rank, "map": average_precision}
 
 
-def evaluate(rankings: Mapping[str, Sequence[str]], judgements: Mapping[str, Grades], *, k: int = 10) -> dict[str, float]:
+def evaluate(
+    rankings: Mapping[str, Sequence[str]], judgements: Mapping[str, Grades], *, k: int = 10
+) -> dict[str, float]:
     """The mean of every metric at k over all judged queries; a judged query without a ranking counts as 0."""
     judged = [query for query, grades in judgements.items() if _relevant(grades)]
     if not judged:

@@ -50,9 +50,8 @@ class SimpleRetriever:
         lengths = np.sqrt(np.bincount(positions, weights**2, minlength=len(documents)))
         pivot = lengths.mean() if len(documents) else 1.0
         weights /= ((1 - SLOPE) * pivot + SLOPE * lengths)[positions]
-        self._set(
-            terms.names, offsets.astype(np.int64), positions.astype(np.int32), weights.astype(np.float32), len(documents)
-        )
+        arrays = offsets.astype(np.int64), positions.astype(np.int32), weights.astype(np.float32)
+        self._set(terms.names, *arrays, len(documents))
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
         """The best hits of each query."""

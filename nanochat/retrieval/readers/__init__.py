@@ -25,10 +25,13 @@ def find_reader(path: Path) -> Callable[[Path], Iterator[Entry]]:
     """The reader for a file, by the ending of its name. Raises DocumentError for a missing file or unknown ending."""
     name = path.name.lower().removesuffix(".gz")
     if not path.exists():
-        raise DocumentError(f"{path}: file not found", hint="check the path; make an example file with: "
-                            "python -m scripts.prepare_rag_dataset --mode example --output data/rag_examples")
+        raise DocumentError(
+            f"{path}: file not found",
+            hint="check the path, or make an example file: "
+            "python -m scripts.prepare_rag_dataset --mode example --output data/rag_examples",
+        )
     if path.is_dir():
-        raise DocumentError(f"{path}: is a folder, not a file", hint="name one file, e.g. --documents my_documents.jsonl")
+        raise DocumentError(f"{path}: is a folder, not a file", hint="name a file: --documents my_documents.jsonl")
     for ending, reader in READERS.items():
         if name.endswith(ending):
             return reader

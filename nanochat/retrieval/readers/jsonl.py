@@ -35,10 +35,11 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Document | DocumentError]]:
         yield number, error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         yield number, DocumentError(
-            f"{path}:{number + 1}: the gzip file is damaged or cut short ({error})", hint="copy or compress the file again"
+            f"{path}:{number + 1}: the gzip file is damaged or cut short ({error})",
+            hint="copy or compress the file again",
         )
     except OSError as error:
-        yield number, DocumentError(f"{path}: cannot be read: {error.strerror or error}", hint="check path and permissions")
+        yield number, DocumentError(f"{path}: cannot be read: {error.strerror or error}", hint="check its permissions")
 
 
 @contextlib.contextmanager
@@ -76,7 +77,9 @@ def _parse(line: bytes, where: str) -> Document | DocumentError:
     except DocumentError as error:
         return error
     except ValueError as error:
-        return DocumentError(f"{where}: not valid JSON: {error}", hint="write one JSON object per line, with double quotes")
+        return DocumentError(
+            f"{where}: not valid JSON: {error}", hint="write one JSON object per line, with double quotes"
+        )
 
 
 def _no_constant(name: str) -> Any:

@@ -1,0 +1,74 @@
+"""Questions for a knowledge base: the user's own file, the one beside it, or made by rule from its documents."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nanochat.errors import ConfigError, DocumentError
+from nanochat.rag.synthesis import cloze_questions
+from nanochat.retrieval import Document
+
+BESIDE = "queries_train.jsonl"  # looked for in the knowledge base's folder and the one above
+
+
+def read_questions(path: str | Path, document_ids: set[str]) -> list[dict[str, Any]]:
+    """Training questions: JSON lines with id, question, answers and supporting_ids.
+
+    Raises DocumentError with file:line for a malformed line or a supporting document that is not in the knowledge base.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as missing:
+        raise ConfigError(f"Questions not found: {path}", hint="give an existing file: --questions FILE.jsonl") from missing
+    except (OSError, UnicodeDecodeError) as error:
+        raise DocumentError(f"{path}: cannot be read: {error}", hint="questions are UTF-8 JSON lines") from error
+    questions = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DocumentError(f"{where}: not JSON: {error.msg}", hint="one JSON object per line") from error
+        question = record.get("question") if isinstance(record, dict) else None
+        answers, supporting = (record.get("answers"), record.get("supporting_ids")) if isinstance(record, dict) else (0, 0)
+        if not isinstance(question, str) or not question.strip() or not _strings(answers) or not _strings(supporting):
+            raise DocumentError(f"{where}: needs question (text), answers and supporting_ids (lists of text)",
+                                hint='{"id": "q1", "question": "...", "answers": ["..."], "supporting_ids": ["doc_1"]}')
+        missing = [name for name in supporting if name not in document_ids]
+        if missing:
+            raise DocumentError(f"{where}: supporting document {missing[0]!r} is not in the knowledge base",
+                                hint="use the knowledge base that the questions were written for")
+        questions.append({**record, "id": str(record.get("id", number))})
+    if not questions:
+        raise DocumentError(f"{path}: no questions", hint="one JSON object per line")
+    return questions
+
+
+def _strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) and item.strip() for item in value)
+
+
+def questions_for(
+    knowledge_base: str | Path, documents: Sequence[Document], path: str, *, cloze_per_document: int, seed: int
+) -> tuple[list[dict[str, Any]], str]:
+    """Training questions and where they come from: `path`, or queries_train.jsonl beside the knowledge base, or neither;
+    plus cloze questions from the documents, `cloze_per_document` each.
+
+    Raises ConfigError when nothing gives a question.
+    """
+    ids = {document.id for document in documents}
+    folder = Path(knowledge_base)
+    found = path or next((str(place) for place in (folder / BESIDE, folder.parent / BESIDE) if place.exists()), "")
+    questions = read_questions(found, ids) if found else []
+    origin = f"{len(questions)} from {found}" if found else ""
+    cloze = cloze_questions([document.to_dict() for document in documents], per_document=cloze_per_document, seed=seed)
+    if cloze:
+        origin += (", " if origin else "") + f"{len(cloze)} fill-in questions made from the documents"
+    if not questions and not cloze:
+        raise ConfigError(f"No training questions for {knowledge_base}",
+                          hint="give some: --questions FILE.jsonl, or make them by rule: --cloze_per_document 4")
+    return [*questions, *cloze], origin

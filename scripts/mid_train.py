@@ -1,0 +1,99 @@
+"""Train a base model to recall and to read: practice on generated worlds, stage by stage, and general chat if you have it.
+
+    python -m scripts.mid_train --source base --stages recall,facts
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from nanochat.common import print0, run_main
+from nanochat.config import load_config, origins
+from nanochat.errors import ConfigError
+from scripts.training_run import TrainingConfig, check_positive, resume_point, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class MidTrainConfig(TrainingConfig):
+    """Settings of scripts.mid_train."""
+
+    source: str = "base"              # checkpoint to start from
+    source_tag: str = ""              # its tag; empty: the same as --tag
+    stages: str = "recall,facts"      # practice stages in order, comma-separated: copy, recall, facts, documents
+    base_tasks: str = ""              # conversations to mix in, comma-separated: SmolTalk or Jsonl:FILE
+    task_samples: int = 10000         # conversations per base task
+    chat_share: float = 0.15          # share of examples from base tasks, once stages read
+    num_steps: int = 1000             # most optimizer steps; the gate of the last stage ends training earlier
+    stop_at_gate: bool = True         # stop when the last stage's gate is passed
+    device_batch_size: int = 32       # examples per process and micro-batch
+    max_seq_len: int = 512            # tokens of a packed row
+    context_weight: float = 0.1       # loss weight of tokens that are not answers
+    retriever_type: str = "simple"    # retriever of the practice worlds
+    init_lr_frac: float = 1.0         # all rates are multiplied by this
+
+
+CONFIG = MidTrainConfig
+
+
+def load_chats(config: Any, *, is_explicit: bool) -> list[dict[str, Any]]:
+    """Conversations of --base_tasks. A task that cannot be loaded is an error if it was asked for, else one line."""
+    from nanochat.errors import UserError
+    from tasks.base import load_task
+
+    chats: list[dict[str, Any]] = []
+    for name in (part.strip() for part in config.base_tasks.split(",") if part.strip()):
+        try:
+            chats += list(load_task(name, samples=config.task_samples, seed=config.seed))
+        except UserError as error:
+            if is_explicit:
+                raise
+            print0(f"Going on without {name} conversations (the default of --base_tasks): {error.problem}")
+    return chats
+
+
+def main(argv: list[str]) -> int:
+    config = load_config(MidTrainConfig, argv, prog="scripts.mid_train", description=__doc__ or "")
+    check_positive(config, "num_steps", "device_batch_size", "grad_accum_steps", "max_seq_len")
+    # imported here so that --help does not wait for it
+    from nanochat.checkpoint_manager import load_model
+    from nanochat.device import pick_device, set_cpu_threads
+    from nanochat.rag.curriculum import Curriculum, Mixture
+    from nanochat.rag.practice import STAGES
+    from nanochat.training.distributed import init_distributed, shutdown_distributed
+
+    stages = [name.strip() for name in config.stages.split(",") if name.strip()]
+    unknown = [name for name in stages if name not in STAGES]
+    if unknown or not stages:
+        raise ConfigError(f"Unknown stage {unknown[0] if unknown else ''!r}", hint=f"there are {', '.join(STAGES)}")
+    device = pick_device(config.device)
+    set_cpu_threads()
+    chats = load_chats(config, is_explicit=origins(config)["base_tasks"] != "default")
+    state = resume_point(config, "mid")
+    source, tag = (config.source, config.source_tag or config.tag) if state is None else ("mid", config.tag)
+    model, tokenizer, meta = load_model(source, device, "train", tag)
+    init_distributed(device)
+    curriculum = Curriculum(
+        stages, tokenizer, seed=config.seed + 1, row_len=config.max_seq_len, examples_per_step=config.device_batch_size,
+        context_weight=config.context_weight, retriever_type=config.retriever_type,
+        mixture=Mixture(chats=chats, chat_share=config.chat_share if chats else 0.0),
+    )
+    if state is not None:
+        curriculum.restore(meta.get("curriculum", {}))
+        if curriculum.is_passed and config.stop_at_gate:
+            print0(f"mid/{config.tag} has passed its gates at step {meta['step']}: nothing to do")
+            return 0
+    result = train(
+        config, "mid", model, tokenizer, curriculum.batches, num_steps=config.num_steps, lr_frac=config.init_lr_frac,
+        state=state, evaluate=lambda step: curriculum.evaluate(model, step),
+        stop=(lambda step, metrics: curriculum.is_passed) if config.stop_at_gate else None,
+        extra_meta=lambda: {"curriculum": curriculum.record(), "from": {"source": source, "tag": tag}},
+    )
+    shutdown_distributed()
+    if result.get("metrics") and not curriculum.is_passed:
+        print0(f"The gate of stage {curriculum.names[curriculum.index]} was not passed in {config.num_steps} steps; "
+               "more steps will help: --num_steps")
+    print0(f"Next: python -m scripts.rag_finetune --knowledge_base data/my_kb --source mid --tag {config.tag}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))

@@ -1,0 +1,122 @@
+"""The front door: the calls that the guide prints, the cache, and the command that builds a knowledge base."""
+
+import gzip
+import json
+
+import pytest
+
+from nanochat.common import run_main
+from nanochat.errors import ConfigError, KnowledgeBaseNotFound, UserError
+from nanochat.retrieval import RETRIEVERS, Document, KnowledgeBase, RetrievalManager
+from nanochat.retrieval.__main__ import main
+from tasks.example_documents import example_documents, example_questions
+
+DOCUMENTS = [Document.from_dict(record) for record in example_documents()]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("manager") / "kb"
+    KnowledgeBase.build(DOCUMENTS, folder, "bm25")
+    return folder
+
+
+@pytest.fixture
+def count_searches(monkeypatch):
+    """(manager) -> list that grows by the queries of every search that reaches the retriever."""
+
+    def watch(manager):
+        asked = []
+        search = manager._retriever.search
+        watched = lambda queries, top_k: asked.append(list(queries)) or search(queries, top_k)  # noqa: E731
+        monkeypatch.setattr(manager._retriever, "search", watched)
+        return asked
+
+    return watch
+
+
+def test_the_lines_of_the_guide_work(place):
+    manager = RetrievalManager(retriever_type="simple", knowledge_base_path=str(place))
+    results = manager.retrieve("return policy", top_k=3)
+    assert [f"Score: {doc.score:.3f} - {doc.title}" for doc in results][0].endswith("- Return Policy")
+    assert {"id", "title", "content", "score"} <= results[0].to_dict().keys()
+
+
+def test_the_knowledge_base_knows_its_type(place):
+    manager = RetrievalManager(knowledge_base_path=place)
+    assert manager.retriever_type == manager.knowledge_base.retriever_type == "bm25"
+
+
+@pytest.mark.parametrize("name", RETRIEVERS)
+def test_a_batch_equals_single_queries_and_finds_the_source(place, name):
+    manager = RetrievalManager(name, place, cache_size=0)
+    questions = example_questions()
+    batch = manager.retrieve_batch([question["question"] for question in questions], top_k=3)
+    assert batch == [manager.retrieve(question["question"], top_k=3) for question in questions]
+    found = [question["supporting_ids"][0] in [doc.id for doc in row] for question, row in zip(questions, batch)]
+    assert sum(found) / len(found) >= 0.95
+
+
+def test_the_cache_answers_repeated_queries_and_forgets_the_oldest(place, count_searches):
+    manager = RetrievalManager("simple", place, cache_size=2)
+    asked = count_searches(manager)
+    manager.retrieve_batch(["compost", "library", "compost"])
+    assert asked == [["compost", "library"]]
+    manager.retrieve("compost").clear()
+    assert manager.retrieve("compost") and len(asked) == 1
+    manager.retrieve("compost", top_k=1)
+    manager.retrieve("library")
+    assert asked[1:] == [["compost"], ["library"]]
+
+
+def test_more_queries_than_the_cache_holds_all_get_answers(place):
+    manager = RetrievalManager("simple", place, cache_size=1)
+    assert all(manager.retrieve_batch(["compost", "library", "drone", "compost"]))
+
+
+def test_wrong_calls_are_explained(place, tmp_path):
+    with pytest.raises(KnowledgeBaseNotFound, match="Knowledge base not found"):
+        RetrievalManager("simple", tmp_path / "none")
+    with pytest.raises(ConfigError, match="knowledge_base_path"):
+        RetrievalManager("simple")
+    with pytest.raises(ConfigError, match="top_k must be at least 1"):
+        RetrievalManager("simple", place).retrieve("x", top_k=0)
+    with pytest.raises(UserError, match="dense.*not built yet"):
+        RetrievalManager("dense", place)
+
+
+@pytest.fixture
+def documents_file(tmp_path):
+    path = tmp_path / "docs.jsonl.gz"
+    path.write_bytes(gzip.compress("".join(json.dumps(record) + "\n" for record in example_documents()).encode()))
+    return path
+
+
+@pytest.mark.parametrize("name", RETRIEVERS)
+def test_the_build_command_says_what_it_made_and_how_to_go_on(tmp_path, documents_file, name, capsys):
+    output = tmp_path / "kb"
+    words = ["--documents", str(documents_file), "--output", str(output), "--type", name]
+    assert run_main(main, [*words, "--limit", "4", "--model", "m"]) == 0
+    printed = capsys.readouterr().out
+    assert f"Wrote {output}: 4 documents" in printed and "--model m has no effect" in printed
+    assert f"Next: python -m scripts.rag_finetune --knowledge_base {output}" in printed
+    assert RetrievalManager(knowledge_base_path=output).retrieve("museum", 1)[0].id == "example_004"
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ([], "--documents is missing"),
+    (["--documents", "{docs}"], "--output is missing"),
+    (["--documents", "{folder}/none.jsonl", "--output", "{folder}/kb"], "none.jsonl: file not found"),
+    (["--documents", "{docs}", "--output", "{docs}/kb"], "Cannot write"),
+    (["--documents", "{docs}", "--output", "{folder}"], "Refusing to replace"),
+    (["--documents", "{docs}", "--output", "{folder}/kb", "--type", "dense"], "not built yet; use bm25 or simple"),
+    (["--documents", "{docs}", "--output", "{folder}/kb", "--type", "bm52"], "Bad value for --type"),
+    (["--documents", "{docs}", "--output", "{folder}/kb", "--limit", "-1"], "--limit is -1"),
+    (["--document", "{docs}"], "Unknown flag --document"),
+])  # fmt: skip
+def test_build_mistakes_are_two_lines_and_exit_2(tmp_path, documents_file, words, message, capsys):
+    words = [word.format(docs=documents_file, folder=tmp_path) for word in words]
+    assert run_main(main, words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and message in lines[0] and lines[1].startswith("  hint: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["docs.jsonl.gz"]
