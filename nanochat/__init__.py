@@ -1,1 +1,2 @@
 """nanochat-RAG: small hybrid language models that answer from your own documents."""
+__version__ = "0.1.0"

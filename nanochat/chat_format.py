@@ -18,6 +18,7 @@ class Rendered:
     documents: list[dict]          # documents shown, in slot order: documents[i] stands behind doc_i
     dropped: int                   # documents dropped or trimmed for want of tokens or slots
     lost_citations: int            # citations left out because their document was dropped
+    trimmed: tuple[int, ...] = ()  # slots of documents that lost their tail
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,8 @@ class _Given:
     index: int
     rank: int
     document: Mapping[str, Any]
-    ids: Sequence[int]             # title, newline, content; the slot id is not among them
+    ids: Sequence[int]             # what follows its slot id: title, a place for the slot id again, content
+    mark_at: int                   # that place; -1 without a title
     is_trimmed: bool
 
 
@@ -55,11 +57,15 @@ def text_ids(text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
     return tokenizer.encode_cached(" " + text) if text else ()
 
 
-def document_ids(document: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Ids of a document as it stands behind its slot id: title, newline, content; content alone without a title."""
+def document_ids(document: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[tuple[int, ...], int]:
+    """Ids of a document behind its first slot id, and where among them the slot id stands again; -1 without a title.
+
+    The second mark parts title from content. A model that looks for a name then finds the slot right behind it, as
+    what follows, which tiny models learn to use long before they carry a mark along.
+    """
     title = text_ids(document["title"], tokenizer)
     content = text_ids(document["content"], tokenizer)
-    return title + tokenizer.encode_cached("\n") + content if title else content
+    return (title + (0,) + content, len(title)) if title else (content, -1)
 
 
 def render(
@@ -72,10 +78,15 @@ def render(
 ) -> Rendered:
     """Ids and mask of a conversation.
 
-    The order is bos, system, then in every turn question, results, answer, wherever the retrieval message stands.
-    A hop's query is written before its results, except when hop 1 repeats the question. Supervised (mask 1) are
-    answers, citations, abstentions, assistant_end and the queries with their marks; `for_generation` ends after the
-    last assistant_start and leaves out an answer that is there.
+    The order is bos, system, then in every turn results, question, answer, wherever the retrieval message stands: a first
+    question and a later one about the same documents look alike, and documents can be cached before a question is known.
+    Of a multi-hop turn, whose queries follow from it, the question comes first, then hop by hop query and results. A
+    hop's query is written before its results, except when hop 1 repeats the question. Supervised (mask 1) are answers,
+    citations, abstentions, assistant_end and the queries with their marks; `for_generation` ends after the last
+    assistant_start and leaves out an answer that is there.
+
+    A document is `doc_i title doc_i content`, without a title `doc_i content`; an answer is its citations, each
+    `cite doc_i`, and then its text.
 
     Documents pay for `max_tokens`, worst rank first and, at equal rank, the older group first; the last one kept may
     lose its tail. Questions and answers are always whole: if they alone exceed max_tokens, so does the result, without
@@ -96,8 +107,9 @@ def render(
         ids=writer.ids,
         mask=writer.mask,
         documents=writer.documents,
-        dropped=sum(map(len, groups)) - writer.num_whole,
+        dropped=sum(map(len, groups)) - len(writer.documents) + len(writer.trimmed),
         lost_citations=writer.lost_citations,
+        trimmed=tuple(writer.trimmed),
     )
 
 
@@ -108,7 +120,7 @@ class _Writer:
         self.ids: list[int] = []
         self.mask: list[int] = []
         self.documents: list[dict] = []
-        self.num_whole = 0
+        self.trimmed: list[int] = []
         self.lost_citations = 0
         self._tokenizer = tokenizer
         self._kept = kept
@@ -132,9 +144,12 @@ class _Writer:
         slot = len(self.documents)
         self._slots[given.index] = slot
         self.documents.append(dict(given.document))
-        self.num_whole += not given.is_trimmed and num_tokens == len(given.ids)
-        self._extend([self._tokenizer.doc(slot)], 0)
-        self._extend(given.ids[:num_tokens], 0)
+        if given.is_trimmed or num_tokens < len(given.ids):
+            self.trimmed.append(slot)
+        mark, start = self._tokenizer.doc(slot), len(self.ids) + 1
+        self._extend([mark, *given.ids[:num_tokens]], 0)
+        if 0 <= given.mark_at < num_tokens:
+            self.ids[start + given.mark_at] = mark
 
     def _extend(self, ids: Sequence[int], mask: int) -> None:
         self.ids.extend(ids)
@@ -144,7 +159,8 @@ class _Writer:
 def parse_answer(ids: Iterable[int], tokenizer: Tokenizer, documents: Sequence[Mapping[str, Any]]) -> ParsedAnswer:
     """Read an answer from the ids after assistant_start, up to assistant_end: the inverse of `render`.
 
-    Any ids are understood: a citation of a slot without a document is left out, and so is a repeated one.
+    Any ids are understood: a citation of a slot without a document is left out, and so is a repeated one. An answer
+    that was cut before its text cites nothing.
     """
     end, cite, abstain = (tokenizer.special(name) for name in ("assistant_end", "cite", "abstain"))
     answer: list[int] = []
@@ -154,9 +170,11 @@ def parse_answer(ids: Iterable[int], tokenizer: Tokenizer, documents: Sequence[M
             is_finished = True
             break
         answer.append(token)
-    cited = [tokenizer.doc_index(after) for token, after in zip(answer, answer[1:], strict=False) if token == cite]
+    text = tokenizer.decode(answer).strip()
+    following = zip(answer, answer[1:], strict=False) if text else ()
+    cited = [tokenizer.doc_index(after) for token, after in following if token == cite]
     return ParsedAnswer(
-        text=tokenizer.decode(answer).strip(),
+        text=text,
         citations=list(dict.fromkeys(slot for slot in cited if slot is not None and slot < len(documents))),
         abstained=abstain in answer,
         is_finished=is_finished,
@@ -184,13 +202,18 @@ def _pieces(
         if system:
             yield _Run([special("system_start"), *system, special("system_end")], 0)
         question = turn["user"]["content"].strip()
-        yield _Run([special("user_start"), *text_ids(question, tokenizer), special("user_end")], 0)
+        asked = _Run([special("user_start"), *text_ids(question, tokenizer), special("user_end")], 0)
+        is_multi_hop = bool(turn.get("retrieval", {}).get("multi_hop"))
+        if is_multi_hop:
+            yield asked
         for hop, (query, documents) in enumerate(_groups_of(turn), start=1):
             is_question = hop == 1 and query.strip() == question
             if query and not is_question:
                 yield _Run([special("query_start"), *text_ids(query, tokenizer), special("query_end")], 1)
             yield [_given(d, num_documents + i, i, tokenizer, max_doc_tokens) for i, d in enumerate(documents)]
             num_documents += len(documents)
+        if not is_multi_hop:
+            yield asked
         if for_generation and turn is turns[-1]:
             yield _Run([special("assistant_start")], 0)
         elif "assistant" in turn:
@@ -206,22 +229,18 @@ def _answer_pieces(message: Mapping[str, Any], tokenizer: Tokenizer) -> Iterator
     if message.get("abstain"):
         yield _Run([tokenizer.special("abstain")], 1)
     else:
-        import os
-        if os.environ.get("CITE_FIRST"):
-            yield from dict.fromkeys(message.get("citations", ()))
-            yield _Run(text_ids(message["content"], tokenizer), 1)
-        else:
-            yield _Run(text_ids(message["content"], tokenizer), 1)
-            yield from dict.fromkeys(message.get("citations", ()))
+        # choosing the document is a step of its own, and the answer is read where it points
+        yield from dict.fromkeys(message.get("citations", ()))
+        yield _Run(text_ids(message["content"], tokenizer), 1)
     yield _Run([tokenizer.special("assistant_end")], 1)
 
 
 def _given(
     document: Mapping[str, Any], index: int, rank: int, tokenizer: Tokenizer, max_doc_tokens: int | None
 ) -> _Given:
-    ids = document_ids(document, tokenizer)
+    ids, mark_at = document_ids(document, tokenizer)
     is_trimmed = max_doc_tokens is not None and len(ids) > max_doc_tokens
-    return _Given(index, rank, document, ids[:max_doc_tokens] if is_trimmed else ids, is_trimmed)
+    return _Given(index, rank, document, ids[:max_doc_tokens] if is_trimmed else ids, mark_at, is_trimmed)
 
 
 def _choose(groups: list[list[_Given]], room: int | None) -> dict[int, int]:

@@ -159,6 +159,11 @@ class Tokenizer:
         assert 0 <= slot < NUM_DOC_SLOTS, f"slot {slot} is outside 0..{NUM_DOC_SLOTS - 1}"
         return _FIRST_DOC + slot
 
+    @property
+    def doc_ids(self) -> range:
+        """All ids that `doc` gives."""
+        return range(_FIRST_DOC, _FIRST_DOC + NUM_DOC_SLOTS)
+
     def doc_index(self, token: int) -> int | None:
         """Slot of a document id, None for any other id: the inverse of `doc`."""
         slot = token - _FIRST_DOC

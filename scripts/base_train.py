@@ -123,7 +123,7 @@ def _text(config: BaseTrainConfig, tokenizer: Any) -> tuple[Any, Any]:
     @torch.no_grad()
     def validation(model: Any) -> dict[str, float]:
         model.eval()
-        loss = language_model_loss(model, held.batches(0, 0).to(model.device)).loss.item()
+        loss = language_model_loss(model, held.batches(0, 0).to(model.device), group=tokenizer.doc_ids).loss.item()
         return {"val_loss": loss, "val_bits_per_byte": loss / 0.6931471805599453 / bytes_per_token}
 
     return stream, validation

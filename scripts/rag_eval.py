@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nanochat.common import base_dir, print0, run_main
+from nanochat.common import base_dir, print0, run_main, write_text
 from nanochat.config import load_config
 from nanochat.errors import ConfigError, KnowledgeBaseNotFound, UserError
 
@@ -92,7 +92,9 @@ def main(argv: list[str]) -> int:
         config=asdict(config),
         environment=environment(str(device), threads, time.monotonic() - started),
     )
-    print0("\n" + console_table(result, top_k=config.top_k) + "\n")
+    table = console_table(result, top_k=config.top_k)
+    print0(f"\n{table}\n")
+    write_text(output / "table.txt", table + "\n")
     for path in write_report(output, result, report):
         print0(f"wrote {path}")
     return 0

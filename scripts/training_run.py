@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nanochat.common import base_dir, print0, world_size
@@ -109,7 +110,7 @@ def train(
     with MetricsLog(base_dir() / "metrics" / f"{source}_{config.tag}.jsonl", run=config.run, config=asdict(config),
                     start_step=start_step) as log:
         result = fit(
-            model, batches, language_model_loss, optimizer, num_steps=num_steps, start_step=start_step,
+            model, batches, partial(language_model_loss, group=tokenizer.doc_ids), optimizer, num_steps=num_steps, start_step=start_step,
             grad_accum_steps=config.grad_accum_steps,
             schedule=warmup_stable_decay(num_steps, config.warmup_steps, config.decay_frac),
             evaluate=evaluate, eval_every=config.eval_every, save=save, save_every=config.save_every, log=log,

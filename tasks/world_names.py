@@ -34,7 +34,7 @@ ENDINGS = {
         "pex pol quor rax rex ria rix ron rum tec tex thor tix tor tra tron vax vex via vix von vor xon zor"
     ).split(),
 }
-LENGTHS = (2, 2, 2, 3, 3, 3, 3, 4)    # syllables of a word, drawn uniformly from this list
+LENGTHS = (2, 2, 2, 3)               # syllables of a word, drawn uniformly from this list
 
 TOWN_PREFIXES = "Old New North South Upper Lower Great Little".split()
 ORGANISATION_WORDS = (

@@ -15,6 +15,7 @@ QUESTIONS = ["When?", "Who founded Brelith Institute?", "Gr\u00f6\u00dfe of the 
 CONVERSATIONS = [make_conversation(question, make_documents(count)) for count, question in enumerate(QUESTIONS)]
 CONVERSATIONS.append(make_conversation("Closed book?"))
 TIMES = ("first_token_s", "tokens_per_s")
+CITE = TOKENIZER.special("cite")
 
 
 def make_engine(pattern: str = "M,T", **options: int) -> Engine:
@@ -92,7 +93,7 @@ def test_citations_of_a_random_model_that_likes_to_cite_always_resolve():
 
 def test_an_answer_with_a_citation():
     words = TOKENIZER.encode(" Mira Solheim")
-    ids = [*words, TOKENIZER.special("cite"), TOKENIZER.doc(1), TOKENIZER.special("assistant_end")]
+    ids = [CITE, TOKENIZER.doc(1), *words, TOKENIZER.special("assistant_end")]
     text, info = forced(make_engine(), ids).generate_from_conversation(CONVERSATIONS[3])
     assert text == "Mira Solheim [2]" and info["answer"] == "Mira Solheim"
     assert info["citations"] == [{"slot": 1, "number": 2, "id": "d1", "title": "Title 1"}]
@@ -114,8 +115,21 @@ def test_reserved_ids_are_never_written_even_if_wanted():
 
 
 def test_max_tokens_ends_an_answer():
-    text, info = forced(make_engine(), TOKENIZER.encode("a")).generate_from_conversation(CONVERSATIONS[2], max_tokens=5)
-    assert text == "aaaaa" and info["stop"] == "length" and info["num_tokens"] == 5
+    engine = forced(make_engine(), [CITE, TOKENIZER.doc(1), *TOKENIZER.encode("a")])
+    text, info = engine.generate_from_conversation(CONVERSATIONS[2], max_tokens=7)
+    assert text == "aaaaa [2]" and info["stop"] == "length" and info["num_tokens"] == 7
+
+
+def test_an_answer_cut_before_its_text_says_and_cites_nothing():
+    ids = [CITE, TOKENIZER.doc(1), CITE, TOKENIZER.doc(0), *TOKENIZER.encode("a")]
+    for max_tokens in range(1, 7):
+        text, info = forced(make_engine(), ids).generate_from_conversation(CONVERSATIONS[2], max_tokens)
+        stream = forced(make_engine(), ids).stream(CONVERSATIONS[2], max_tokens)
+        assert list(stream) == {5: ["a", " [2][1]"], 6: ["a", "a", " [2][1]"]}.get(max_tokens, [])
+        assert text == stream.text == {5: "a [2][1]", 6: "aa [2][1]"}.get(max_tokens, "")
+        assert [citation["slot"] for citation in info["citations"]] == ([1, 0] if text else [])
+        assert info["answer"] == text.removesuffix(" [2][1]")
+        assert (info["stop"], info["num_tokens"], info["abstained"]) == ("length", max_tokens, False)
 
 
 def test_documents_pay_for_the_context():
@@ -147,9 +161,9 @@ def test_an_empty_batch_is_empty():
 
 
 def test_a_stream_left_early_describes_what_was_written():
-    stream = forced(make_engine(), TOKENIZER.encode("a")).stream(CONVERSATIONS[1], 50)
+    stream = forced(make_engine(), [CITE, TOKENIZER.doc(0), *TOKENIZER.encode("a")]).stream(CONVERSATIONS[1], 50)
     assert next(stream) + next(stream) == "aa"
-    assert stream.text == "aa" and stream.info["stop"] == "length"
+    assert stream.text == "aa [1]" and stream.info["stop"] == "length"
 
 
 def test_generation_leaves_no_gradients_and_the_same_weights():

@@ -6,12 +6,14 @@ import pytest
 import torch
 from engine_stubs import make_tokenizer
 
+from nanochat.chat_format import parse_answer
 from nanochat.engine.grammar import AnswerGrammar, AnswerRows
 
 TOKENIZER = make_tokenizer()
 CITE, END, ABSTAIN = (TOKENIZER.special(name) for name in ("cite", "assistant_end", "abstain"))
 TEXT = set(range(TOKENIZER.vocab_size)) - {id for id in range(TOKENIZER.vocab_size) if TOKENIZER.is_reserved(id)}
-WORD = max(TEXT)
+SPACES = {id for id in TEXT if not TOKENIZER.decode([id]).strip()}
+WORD, SPACE = max(TEXT - SPACES), TOKENIZER.encode(" 7")[0]
 
 
 def make_grammar(*, must_cite: bool = True) -> AnswerGrammar:
@@ -32,15 +34,20 @@ def docs(*slots: int) -> set[int]:
 @pytest.mark.parametrize(
     ("ids", "expected"),
     [
-        ([], TEXT | {ABSTAIN}),
+        ([], {CITE, ABSTAIN}),
         ([ABSTAIN], {END}),
-        ([WORD], TEXT | {CITE}),
-        ([WORD, WORD], TEXT | {CITE}),
-        ([WORD, CITE], docs(0, 1)),
-        ([WORD, CITE, TOKENIZER.doc(1)], {CITE, END}),
-        ([WORD, CITE, TOKENIZER.doc(1), CITE], docs(0)),
-        ([WORD, CITE, TOKENIZER.doc(1), CITE, TOKENIZER.doc(0)], {END}),
-        ([WORD, CITE, TOKENIZER.doc(1), END], set()),
+        ([ABSTAIN, END], set()),
+        ([CITE], docs(0, 1)),
+        ([CITE, TOKENIZER.doc(1)], TEXT | {CITE}),
+        ([CITE, TOKENIZER.doc(1), CITE], docs(0)),
+        ([CITE, TOKENIZER.doc(1), CITE, TOKENIZER.doc(0)], TEXT),
+        ([CITE, TOKENIZER.doc(1), SPACE], TEXT),
+        ([CITE, TOKENIZER.doc(1), SPACE, SPACE], TEXT),
+        ([CITE, TOKENIZER.doc(1), SPACE, WORD], TEXT | {END}),
+        ([CITE, TOKENIZER.doc(1), WORD, SPACE], TEXT | {END}),
+        ([CITE, TOKENIZER.doc(1), WORD], TEXT | {END}),
+        ([CITE, TOKENIZER.doc(1), CITE, TOKENIZER.doc(0), WORD, WORD], TEXT | {END}),
+        ([CITE, TOKENIZER.doc(1), WORD, END], set()),
     ],
 )
 def test_two_documents(ids, expected):
@@ -50,19 +57,39 @@ def test_two_documents(ids, expected):
 def test_without_documents_there_is_nothing_to_cite():
     assert allowed_after([], 0) == TEXT | {ABSTAIN}
     assert allowed_after([WORD], 0) == TEXT | {END}
+    assert allowed_after([SPACE], 0) == TEXT
 
 
 def test_citing_can_be_left_to_the_model():
-    assert allowed_after([WORD], 2, must_cite=False) == TEXT | {CITE, END}
+    assert allowed_after([], 2, must_cite=False) == TEXT | {CITE, ABSTAIN}
+    assert allowed_after([WORD], 2, must_cite=False) == TEXT | {END}
 
 
 def test_ids_beyond_the_tokenizer_are_forbidden():
-    assert max(allowed_after([WORD], 2)) < TOKENIZER.vocab_size
+    assert max(allowed_after([CITE, TOKENIZER.doc(0)], 2)) < TOKENIZER.vocab_size
+    assert max(allowed_after([], 0)) < TOKENIZER.vocab_size
 
 
 def test_a_forbidden_id_is_refused():
     with pytest.raises(AssertionError, match="not allowed"):
         make_grammar().begin([1]).advance([0], torch.tensor([END]))
+
+
+@pytest.mark.parametrize("num_documents", [0, 1, 3, 32])
+@pytest.mark.parametrize("must_cite", [True, False])
+def test_every_answer_parses_back_and_can_always_go_on(num_documents, must_cite):
+    generator = random.Random(num_documents)
+    grammar, documents = make_grammar(must_cite=must_cite), [{}] * num_documents
+    for _ in range(20):
+        rows, ids = grammar.begin([num_documents]), []
+        while not ids or ids[-1] != END:
+            ids.append(generator.choice(_likely(rows.allowed([0])[0])))
+            rows.advance([0], torch.tensor(ids[-1:]))
+        slots = [TOKENIZER.doc_index(id) for id in ids if TOKENIZER.doc_index(id) is not None]
+        parsed = parse_answer(ids, TOKENIZER, documents)
+        assert parsed.is_finished and parsed.citations == slots
+        assert parsed.abstained == (ids == [ABSTAIN, END]) != bool(parsed.text)
+        assert slots or parsed.abstained or not (must_cite and num_documents)
 
 
 def test_rows_do_not_influence_each_other():
@@ -84,15 +111,15 @@ def test_rows_do_not_influence_each_other():
 
 
 def _likely(allowed: torch.Tensor) -> list[int]:
-    """Marks as often as words."""
-    ids = allowed.nonzero()[:, 0].tolist()
-    return [id for id in ids if id not in TEXT] + [id for id in ids if id in TEXT][:2]
+    """Marks as often as words and spaces."""
+    ids = set(allowed.nonzero()[:, 0].tolist())
+    return sorted(ids - TEXT) + sorted(ids & (TEXT - SPACES))[:2] + sorted(ids & SPACES)[:1]
 
 
 def test_rows_start_fresh():
     grammar = make_grammar()
     first = grammar.begin([1])
-    for id in (WORD, CITE, TOKENIZER.doc(0), END):
+    for id in (CITE, TOKENIZER.doc(0), WORD, END):
         first.advance([0], torch.tensor([id]))
     second: AnswerRows = grammar.begin([1])
     assert second.allowed([0])[0, ABSTAIN]

@@ -1,9 +1,10 @@
-"""What an answer may look like, token by token: an honest abstention, or text followed by citations of shown documents.
+"""What an answer may look like, token by token: an honest abstention, or citations and what the cited documents say.
 
     answer = abstain end
-           | text text* (cite doc)* end        with at least one citation when documents were shown and must_cite
+           | (cite doc)* text text* end        with at least one citation when documents were shown and must_cite
 
-A cited slot is one of a document that was shown, and each is cited once, so citations always resolve.
+A cited slot is one of a document that was shown, and each is cited once, so citations always resolve. The text is never
+white space alone.
 """
 
 from collections.abc import Sequence
@@ -14,16 +15,17 @@ from torch import Tensor
 from nanochat.tokenizer import NUM_DOC_SLOTS, Tokenizer
 
 # states of a row
-START, TEXT, CITE, CITED, ABSTAINED, FINISHED = range(6)
+START, CITE, CITED, BLANK, TEXT, ABSTAINED, FINISHED = range(7)
 # kinds of tokens
-IS_OTHER, IS_TEXT, IS_ABSTAIN, IS_CITE, IS_DOC, IS_END = range(6)
+IS_OTHER, IS_TEXT, IS_SPACE, IS_ABSTAIN, IS_CITE, IS_DOC, IS_END = range(7)
 
 # state -> kind -> next state; what is missing is forbidden
 STEPS: dict[int, dict[int, int]] = {
-    START: {IS_TEXT: TEXT, IS_ABSTAIN: ABSTAINED},
-    TEXT: {IS_TEXT: TEXT, IS_CITE: CITE, IS_END: FINISHED},
+    START: {IS_TEXT: TEXT, IS_SPACE: BLANK, IS_ABSTAIN: ABSTAINED, IS_CITE: CITE},
     CITE: {IS_DOC: CITED},
-    CITED: {IS_CITE: CITE, IS_END: FINISHED},
+    CITED: {IS_CITE: CITE, IS_TEXT: TEXT, IS_SPACE: BLANK},
+    BLANK: {IS_TEXT: TEXT, IS_SPACE: BLANK},
+    TEXT: {IS_TEXT: TEXT, IS_SPACE: TEXT, IS_END: FINISHED},
     ABSTAINED: {IS_END: FINISHED},
     FINISHED: {},
 }
@@ -33,7 +35,7 @@ class AnswerGrammar:
     """The grammar over one tokenizer's ids; begin() follows a batch of rows through it.
 
     num_ids: width of the model's logits, which may exceed the tokenizer's vocabulary; ids beyond it are forbidden.
-    must_cite: a row that was shown documents ends its answer only after a citation.
+    must_cite: a row that was shown documents begins its answer with a citation, or abstains.
     """
 
     def __init__(
@@ -42,13 +44,14 @@ class AnswerGrammar:
         self.must_cite = must_cite
         self.cite, self.end = tokenizer.special("cite"), tokenizer.special("assistant_end")
         docs = [tokenizer.doc(slot) for slot in range(NUM_DOC_SLOTS)]
-        kinds = torch.tensor([_is_text(tokenizer, id) for id in range(num_ids)]).long() * IS_TEXT
+        kinds = torch.tensor([_kind(tokenizer, id) for id in range(num_ids)])
         kinds[docs], kinds[tokenizer.special("abstain")] = IS_DOC, IS_ABSTAIN
         kinds[self.cite], kinds[self.end] = IS_CITE, IS_END
-        next_state = torch.full((len(STEPS), 6), -1)
+        next_state = torch.full((len(STEPS), IS_END + 1), -1)
         for state, step in STEPS.items():
             for kind, following in step.items():
                 next_state[state, kind] = following
+        self.is_text = ((kinds == IS_TEXT) | (kinds == IS_SPACE)).to(device)  # (V,)
         self.docs = torch.tensor(docs, device=device)  # (S,)
         self.next_state = next_state[:, kinds].to(device)  # (states, V), -1 where forbidden
         self.device = self.docs.device
@@ -75,7 +78,8 @@ class AnswerRows:
         allowed = grammar.next_state[states] >= 0
         allowed[:, grammar.cite] &= open_slots.any(dim=-1)
         allowed[:, grammar.docs] &= open_slots
-        allowed[:, grammar.end] &= ~((states == TEXT) & self._owes_citation[index])
+        uncited = (states == START) & self._owes_citation[index]
+        allowed &= ~(uncited[:, None] & grammar.is_text)
         return allowed
 
     def advance(self, rows: Sequence[int], ids: Tensor) -> None:
@@ -87,5 +91,7 @@ class AnswerRows:
         self._open[index] &= grammar.docs != ids[:, None]
 
 
-def _is_text(tokenizer: Tokenizer, id: int) -> bool:
-    return id < tokenizer.vocab_size and not tokenizer.is_reserved(id)
+def _kind(tokenizer: Tokenizer, id: int) -> int:
+    if id >= tokenizer.vocab_size or tokenizer.is_reserved(id):
+        return IS_OTHER
+    return IS_TEXT if tokenizer.decode([id]).strip() else IS_SPACE

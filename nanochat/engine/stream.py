@@ -1,12 +1,13 @@
 """Turning sampled ids into text while they arrive: whole characters only, linear in the answer's length."""
 
+from collections.abc import Sequence
+
 from nanochat.chat_format import ParsedAnswer
 from nanochat.tokenizer import Tokenizer
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 # a UTF-8 character has at most 4 bytes, so at most 3 trailing ids can hold an unfinished one
 MAX_UNFINISHED = 3
-
 
 ABSTAIN_TEXT = "The documents do not answer this question."
 
@@ -60,12 +61,16 @@ class TextDecoder:
 
 
 class AnswerDecoder:
-    """Ids of an answer in, pieces of it out: text, then " [1][3]" for citations; abstaining gives one sentence."""
+    """Ids of an answer in, pieces of it out: text, then " [1][3]" for its citations; abstaining gives one sentence.
+
+    The ids keep the answer grammar: the model cites first and answers then. A reader sees the marks behind the text
+    they belong to, and none when the answer was cut before its text.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._text = TextDecoder(tokenizer)
-        self._has_citation = False
+        self._slots: list[int] = []
 
     def push(self, id: int) -> str:
         """What this id adds for certain."""
@@ -73,19 +78,22 @@ class AnswerDecoder:
             return ABSTAIN_TEXT
         slot = self._tokenizer.doc_index(id)
         if slot is not None:
-            rest = self._text.finish()
-            space = " " if self._text.has_text and not self._has_citation else ""
-            self._has_citation = True
-            return f"{rest}{space}[{slot + 1}]"
+            self._slots.append(slot)
+            return ""
         return "" if self._tokenizer.is_reserved(id) else self._text.push(id)
 
     def finish(self) -> str:
-        """What was still waiting."""
-        return self._text.finish()
+        """What was still waiting, and the marks. Ends the answer: nothing can be pushed afterwards."""
+        rest = self._text.finish()
+        return f"{rest} {_marks(self._slots)}" if self._slots and self._text.has_text else rest
 
 
 def answer_text(answer: ParsedAnswer) -> str:
     """A whole answer as a reader sees it: the pieces of AnswerDecoder joined."""
     if answer.abstained:
         return ABSTAIN_TEXT
-    return f"{answer.text} {''.join(f'[{slot + 1}]' for slot in answer.citations)}".strip()
+    return f"{answer.text} {_marks(answer.citations)}".strip()
+
+
+def _marks(slots: Sequence[int]) -> str:
+    return "".join(f"[{slot + 1}]" for slot in slots)

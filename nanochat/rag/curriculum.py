@@ -9,15 +9,19 @@ import torch
 from torch import nn
 
 from nanochat.chat_format import Rendered
-from nanochat.common import print0
-from nanochat.rag.packing import pack, render_all
+from nanochat.rag.packing import is_grounded, pack, render_all
 from nanochat.rag.pool import ExampleConfig, Pool
 from nanochat.rag.practice import EXAMPLES, STAGES, PracticeWorld, Stage
 from nanochat.tokenizer import Tokenizer
 from nanochat.training import Batch
+from nanochat.training.losses import keep_group
 
 STEPS_PER_WORLD = 2  # a new world every so many steps
-HELD_OUT_SEED = 10**9  # worlds from here on are for gates and reports, never for training
+# seeds below are for knowledge bases that people generate, so that a model is never tested on a world it trained on
+FIRST_SEED = 10**6
+HELD_OUT_SEED = 10**9  # worlds from here on are for gates
+SEEDS_PER_STEP = 64  # micro-batches of a step beyond that many share worlds
+ROWS_AT_ONCE = 8  # rows per forward of an evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class Mixture:
 
 
 class Curriculum:
-    """Training batches that depend on the step and the stage only, and the gate between stages.
+    """Training batches that depend on step, micro-batch and stage only, and the gate between stages.
 
     `batches` and `evaluate` fit `training.fit`. The stage is part of the training state: `record` and `restore`.
     """
@@ -47,6 +51,7 @@ class Curriculum:
         context_weight: float,
         retriever_type: str,
         mixture: Mixture = Mixture(),
+        context_share: float = 0.25,
         max_doc_tokens: int | None = None,
         max_documents: int | None = None,
         gate_examples: int = 48,
@@ -56,11 +61,14 @@ class Curriculum:
         self.is_passed = False  # the last gate too
         self.tokenizer, self.seed, self.row_len = tokenizer, seed, row_len
         self.examples_per_step, self.context_weight = examples_per_step, context_weight
+        self.context_share = context_share
         self.retriever_type, self.mixture = retriever_type, mixture
         self.max_doc_tokens, self.max_documents = max_doc_tokens, max_documents
         self.gate_examples = gate_examples
-        self._world: tuple[tuple[int, str], PracticeWorld] | None = None
-        self.num_lost = 0  # examples whose cited documents did not fit: left out
+        self._worlds: dict[int, PracticeWorld] = {}  # of the running steps and stage, by seed
+        self._worlds_of = (-1, -1)
+        self.num_rendered = 0  # conversations so far, and those left out of them because their evidence did not fit
+        self.num_lost = 0
 
     @property
     def stage(self) -> Stage:
@@ -77,43 +85,56 @@ class Curriculum:
     def batches(self, step: int, micro: int) -> Batch:
         """The micro-batch of a step: fresh examples of the current stage, packed."""
         rng = random.Random(f"{self.seed}:{step}:{micro}")
-        world_seed = self.seed * 1_000_003 % HELD_OUT_SEED + (step // STEPS_PER_WORLD) * 64 + micro % 64
-        return self._pack(self._examples(self._practice(world_seed % HELD_OUT_SEED), self.examples_per_step, rng))
+        rendered = self._examples(self._practice(step, micro), self.examples_per_step, rng)
+        return pack(rendered, row_len=self.row_len, context_weight=self.context_weight,
+                    context_share=self.context_share, rng=rng)
 
     def evaluate(self, model: nn.Module, step: int) -> dict[str, Any]:
-        """Share of answers that greedy decoding would get right in full, on a held-out world; passes the gate or not."""
-        name, stage = self.names[self.index], self.stage
+        """Share of answers that greedy decoding would get right in full, on a held-out world; moves on at the gate.
+
+        Metrics: stage, accuracy, and when the gate was passed gate_passed and next_stage.
+        """
+        stage = self.stage
+        metrics: dict[str, Any] = {"stage": self.names[self.index]}
         rng = random.Random(f"gate:{self.seed}:{step}")
         world = PracticeWorld(HELD_OUT_SEED + step, stage.world, self.retriever_type)
-        accuracy = answer_accuracy(model, self._render(world, self.gate_examples, rng), self.row_len,
-                                   by_token=stage.kind == "copy")
-        if accuracy >= stage.gate:
+        rendered = self._render(world, self.gate_examples, rng)
+        metrics["accuracy"] = answer_accuracy(model, rendered, self.row_len, group=self.tokenizer.doc_ids,
+                                              by_token=stage.kind == "copy")
+        if metrics["accuracy"] >= stage.gate:
+            metrics["gate_passed"] = stage.gate
             if self.index + 1 < len(self.names):
                 self.index += 1
-                print0(f"  stage {name}: {accuracy:.2f} right, gate {stage.gate:.2f} passed; next stage "
-                       f"{self.names[self.index]}")
+                metrics["next_stage"] = self.names[self.index]
             else:
                 self.is_passed = True
-        return {"stage": name, "accuracy": accuracy}
+        return metrics
 
     def validate(self, model: nn.Module, pool: Pool) -> dict[str, float]:
         """Accuracy, as in `evaluate`, on the same fixed examples of a held-out pool each time."""
-        conversations = pool.conversations(self.gate_examples, random.Random("validation"), self._examples_of(self.stage))
-        return {"val_accuracy": answer_accuracy(model, self._render_conversations(conversations), self.row_len)}
+        rng = random.Random("validation")
+        conversations = pool.conversations(self.gate_examples, rng, self._examples_of(self.stage))
+        rendered = self._render_conversations(conversations)
+        return {"val_accuracy": answer_accuracy(model, rendered, self.row_len, group=self.tokenizer.doc_ids)}
 
-    def _practice(self, seed: int) -> PracticeWorld:
-        key = (seed, self.names[self.index])
-        if self._world is None or self._world[0] != key:
-            self._world = (key, PracticeWorld(seed, self.stage.world, self.retriever_type))
-        return self._world[1]
+    def _practice(self, step: int, micro: int) -> PracticeWorld:
+        turn = step // STEPS_PER_WORLD
+        if self._worlds_of != (turn, self.index):
+            self._worlds, self._worlds_of = {}, (turn, self.index)
+        number = self.seed * 1_000_003 + turn * SEEDS_PER_STEP + micro % SEEDS_PER_STEP
+        seed = FIRST_SEED + number % (HELD_OUT_SEED - FIRST_SEED)
+        if seed not in self._worlds:
+            self._worlds[seed] = PracticeWorld(seed, self.stage.world, self.retriever_type)
+        return self._worlds[seed]
 
     def _examples(self, world: PracticeWorld, count: int, rng: random.Random) -> list[Rendered]:
         mixture, stage = self.mixture, self.stage
         if stage.kind != "read":
             return self._render(world, count, rng)
-        from_pool = round(count * mixture.pool_share) if mixture.pool is not None else 0
-        from_chats = round(count * mixture.chat_share) if mixture.chats else 0
-        rendered = self._render(world, max(0, count - from_pool - from_chats), rng)
+        # rounded by chance, so that small batches get their share too
+        from_pool = int(count * mixture.pool_share + rng.random()) if mixture.pool is not None else 0
+        from_chats = min(count - from_pool, int(count * mixture.chat_share + rng.random())) if mixture.chats else 0
+        rendered = self._render(world, count - from_pool - from_chats, rng)
         if mixture.pool is not None:
             rendered += self._render_conversations(mixture.pool.conversations(from_pool, rng, self._examples_of(stage)))
         return rendered + self._render_conversations([rng.choice(mixture.chats) for _ in range(from_chats)])
@@ -123,45 +144,49 @@ class Curriculum:
             stage.examples, max_documents=self.max_documents)
 
     def _render(self, world: PracticeWorld, count: int, rng: random.Random) -> list[Rendered]:
-        if self.stage.kind == "read":
-            return self._render_conversations(world.pool.conversations(count, rng, self._examples_of(self.stage)))
+        if self.stage.kind in ("keys", "read"):
+            pool = world.pool if self.stage.kind == "read" else world.key_pool
+            return self._render_conversations(pool.conversations(count, rng, self._examples_of(self.stage)))
         example: Callable[..., Rendered] = EXAMPLES[self.stage.kind]
         return [example(world, self.tokenizer, rng, self.row_len + 1) for _ in range(count)]
 
     def _render_conversations(self, conversations: Sequence[Mapping[str, Any]]) -> list[Rendered]:
         rendered = render_all(conversations, self.tokenizer, row_len=self.row_len, max_doc_tokens=self.max_doc_tokens)
-        # an answer whose document fell out of the budget would teach answering without evidence
-        kept = [item for item in rendered if item.lost_citations == 0 and len(item.ids) <= self.row_len + 1]
+        # an answer whose evidence fell out of the budget would teach answering without it
+        kept = [item for item in rendered if len(item.ids) <= self.row_len + 1 and is_grounded(item, self.tokenizer)]
+        self.num_rendered += len(rendered)
         self.num_lost += len(rendered) - len(kept)
         return kept
 
-    def _pack(self, rendered: Sequence[Rendered]) -> Batch:
-        return pack(rendered, row_len=self.row_len, context_weight=self.context_weight)
-
 
 @torch.no_grad()
-def answer_accuracy(model: nn.Module, rendered: Sequence[Rendered], row_len: int, *, by_token: bool = False) -> float:
+def answer_accuracy(
+    model: nn.Module, rendered: Sequence[Rendered], row_len: int, *, group: range, by_token: bool = False
+) -> float:
     """Share of supervised spans (runs of supervised tokens) that the model would write token for token.
 
-    Teacher forcing decides this exactly for greedy decoding: a span is right when each of its tokens is the likeliest.
-    `by_token` counts tokens instead of spans.
+    Teacher forcing decides this exactly for greedy decoding: a span is right when each of its tokens is the likeliest
+    of those that may stand there (`group` as in training). The engine's grammar forbids some more, so it can only do
+    better. `by_token` counts tokens instead of spans; without any the share is 0.
     """
     batch = pack(rendered, row_len=row_len, context_weight=0.0).to(next(model.parameters()).device)
-    was_training = model.training
-    model.eval()
-    right: list[torch.Tensor] = []
-    for start in range(0, len(batch.ids), 8):
-        rows = slice(start, start + 8)
-        guess = model(batch.ids[rows], seq_idx=batch.seq_idx[rows]).argmax(-1)
-        right.append((guess == batch.targets[rows]).cpu())
-    model.train(was_training)
-    is_right, targets = torch.cat(right).flatten(), batch.targets.cpu().flatten()
-    supervised = targets >= 0
+    supervised = batch.supervised()
     if not supervised.any():
         return 0.0
+    was_training = model.training
+    model.eval()
+    right = []
+    for start in range(0, len(batch.ids), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        features = model.features(batch.ids[rows], seq_idx=batch.seq_idx[rows])[supervised[rows]]
+        targets = batch.targets[rows][supervised[rows]]
+        # the head sees supervised positions only: logits are by far the largest tensor
+        right.append(keep_group(model.head(features), targets, group).argmax(-1) == targets)
+    model.train(was_training)
+    is_right = torch.cat(right)
     if by_token:
-        return is_right[supervised].float().mean().item()
-    starts = supervised & ~torch.cat([torch.tensor([False]), supervised[:-1]])
-    span = (torch.cumsum(starts, 0) - 1)[supervised]
-    wrong = torch.zeros(int(starts.sum())).index_add(0, span, (~is_right[supervised]).float())
-    return (wrong == 0).float().mean().item()
+        return is_right.float().mean().item()
+    starts = supervised & ~nn.functional.pad(supervised, (1, 0))[:, :-1]
+    spans = (starts.flatten().cumsum(0) - 1)[supervised.flatten()]
+    num_wrong = torch.zeros(int(starts.sum()), device=spans.device).index_add(0, spans, (~is_right).float())
+    return (num_wrong == 0).float().mean().item()

@@ -1,11 +1,13 @@
 """Conversations to training batches: rendered, packed into rows without padding between them, weighted."""
 
+import random
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from nanochat.chat_format import Rendered, render
+from nanochat.chat_format import Rendered, parse_answer, render
 from nanochat.tokenizer import Tokenizer
 from nanochat.training.losses import Batch
 
@@ -18,12 +20,42 @@ def render_all(
             for conversation in conversations]
 
 
-def pack(rendered: Sequence[Rendered], *, row_len: int, context_weight: float) -> Batch:
+def is_grounded(rendered: Rendered, tokenizer: Tokenizer) -> bool:
+    """Whether every answer still has what it cites: no cited document was dropped, and of those that lost their tail
+    one still states the answer word for word.
+    """
+    if rendered.lost_citations or not rendered.trimmed:
+        return not rendered.lost_citations
+    end = tokenizer.special("assistant_end")
+    for start, token in enumerate(rendered.ids):
+        if token != tokenizer.special("assistant_start") or end not in rendered.ids[start:]:
+            continue
+        answer = parse_answer(rendered.ids[start + 1 :], tokenizer, rendered.documents)
+        shown = "\n".join(_text_of(slot, rendered, tokenizer) for slot in answer.citations)
+        is_whole = not set(answer.citations) & set(rendered.trimmed)
+        if not is_whole and not re.search(rf"(?<!\w){re.escape(answer.text)}(?!\w)", shown):
+            return False
+    return True
+
+
+def _text_of(slot: int, rendered: Rendered, tokenizer: Tokenizer) -> str:
+    """What a context shows of the document in a slot."""
+    ends = (tokenizer.special("results_end"), *(tokenizer.doc(slot + 1) for _ in rendered.documents[slot + 1 :][:1]))
+    start = rendered.ids.index(tokenizer.doc(slot))
+    end = next(place for place, token in enumerate(rendered.ids[start:], start) if token in ends)
+    return tokenizer.decode(rendered.ids[start:end])
+
+
+def pack(
+    rendered: Sequence[Rendered], *, row_len: int, context_weight: float, context_share: float = 1.0,
+    rng: random.Random | None = None,
+) -> Batch:
     """Put sequences into as few rows of `row_len` as first fit finds, longest first.
 
     Targets are the next token of the same sequence, -1 at its end and in the unused tail of a row; supervised tokens
-    weigh 1, all others `context_weight` (0 leaves them out). seq_idx numbers the sequences of a row.
-    A sequence that is longer than a row (an over-long question) is left out; callers count by the targets.
+    weigh 1, all others `context_weight` (0 leaves them out). Of the latter only `context_share` are kept, drawn by
+    `rng`, with their weight raised to make up for it: the head is a large part of a small model's work. seq_idx numbers
+    the sequences of a row. A sequence that is longer than a row (an over-long question) is left out; without any the batch has no rows.
     """
     rows: list[list[Rendered]] = []
     room: list[int] = []
@@ -52,4 +84,9 @@ def pack(rendered: Sequence[Rendered], *, row_len: int, context_weight: float) -
             seq_idx[row, start:end] = number
             start = end
         seq_idx[row, start:] = len(items)
+    if context_weight > 0 and context_share < 1:
+        generator = torch.Generator().manual_seed((rng or random.Random(0)).getrandbits(62))
+        is_context = (weights != 1) & (targets >= 0)
+        targets[is_context & (torch.rand(shape, generator=generator) >= context_share)] = -1
+        weights[is_context] = context_weight / context_share
     return Batch(ids=ids, targets=targets, weights=weights, seq_idx=seq_idx)

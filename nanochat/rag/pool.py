@@ -24,8 +24,8 @@ class ExampleConfig:
 class Pool:
     """Documents, questions with the ids of the documents that answer them, and a retriever over the documents.
 
-    `documents` are records with id, title and content; `questions` are records with question, answers (empty when
-    nothing answers it) and supporting_ids.
+    `documents` are records with id, title and content; `questions`, at least one, are records with question, answers
+    (empty when nothing answers it) and supporting_ids: all the documents that the answer needs.
     """
 
     def __init__(
@@ -37,11 +37,15 @@ class Pool:
         self.position_of = {document["id"]: position for position, document in enumerate(documents)}
         self.questions_of: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
         for question in questions:
-            for document_id in question["supporting_ids"]:
+            for document_id in dict.fromkeys(question["supporting_ids"]):
                 self.questions_of[self.position_of[document_id]].append(question)
 
     def conversations(self, count: int, rng: random.Random, config: ExampleConfig) -> list[dict[str, Any]]:
-        """`count` conversations about different first questions; retrieval runs once for all of them."""
+        """`count` conversations about different first questions, as far as there are enough; one retrieval for all.
+
+        A context shows 1 ... max_documents documents, fewer where the retriever finds fewer, and none twice. An answer
+        cites its documents; where they are not all shown it is an abstention.
+        """
         questions = rng.sample(self.questions, min(count, len(self.questions)))
         while len(questions) < count:
             questions.append(rng.choice(self.questions))
@@ -67,39 +71,49 @@ class Pool:
     ) -> list[int]:
         """Positions of the documents to show: evidence or its absence, and distractors as the retriever ranks them."""
         count = rng.randint(1, config.max_documents)
-        evidence = [self.position_of[document_id] for document_id in question["supporting_ids"]]
-        distractors = [position for position in hits if position not in evidence]
-        if rng.random() < config.random_share:
-            distractors = [position for position in rng.sample(range(len(self.documents)), min(count, len(self.documents)))
-                           if position not in evidence]
-        if not evidence or rng.random() < config.unanswerable_share:
-            return distractors[:count]
-        shown = [position for position in hits if position in evidence or position in distractors][:count]
-        missing = [position for position in evidence if position not in shown]
-        shown = (shown[: count - len(missing)] + missing)[: max(count, len(evidence))]
-        if distractors and distractors[0] not in hits:
-            shown = (evidence + distractors)[:count]
-            rng.shuffle(shown)
-        if rng.random() < config.shuffle_share:
+        evidence = list(dict.fromkeys(self.position_of[name] for name in question["supporting_ids"]))
+        is_random = rng.random() < config.random_share
+        if is_random:
+            hits = rng.sample(range(len(self.documents)), min(count + len(evidence), len(self.documents)))
+        # a copy of the evidence under another id would answer, too
+        contents = {self.documents[position]["content"] for position in evidence}
+        distractors = [position for position in hits if self.documents[position]["content"] not in contents]
+        can_be_shown = 0 < len(evidence) <= config.max_documents
+        if can_be_shown and rng.random() >= config.unanswerable_share:
+            count = max(count, len(evidence))
+            chosen = evidence + distractors[: count - len(evidence)]
+            # evidence that was not found comes last
+            shown = sorted(chosen, key=lambda position: hits.index(position) if position in hits else len(hits))
+        else:
+            shown = distractors[:count]
+        if is_random or rng.random() < config.shuffle_share:
             rng.shuffle(shown)
         return shown
 
     def _followups(
         self, first: Mapping[str, Any], shown: Sequence[int], rng: random.Random, config: ExampleConfig
     ) -> list[Mapping[str, Any]]:
-        """Other questions for the same documents, some of them about documents that are not shown."""
-        count = config.lookups - 1
-        here = [question for position in shown for question in self.questions_of[position] if question is not first]
-        absent = sum(rng.random() < config.unanswerable_share for _ in range(count))
-        chosen = rng.sample(here, min(count - absent, len(here)))
-        chosen += [rng.choice(self.questions) for _ in range(min(absent, 1 + len(chosen) // 2))]
+        """Other questions for the same documents, some of them about documents that are not shown; none twice."""
+        here = _others([question for position in shown for question in self.questions_of[position]], [first])
+        absent = sum(rng.random() < config.unanswerable_share for _ in range(config.lookups - 1))
+        chosen = rng.sample(here, min(config.lookups - 1 - absent, len(here)))
+        elsewhere = rng.sample(self.questions, min(absent, 1 + len(chosen) // 2, len(self.questions)))
+        chosen += _others(elsewhere, [first, *chosen])
         rng.shuffle(chosen)
         return chosen
 
 
+def _others(questions: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The questions that are not known, each once."""
+    by_identity = {id(question): question for question in questions}
+    for question in known:
+        by_identity.pop(id(question), None)
+    return list(by_identity.values())
+
+
 def answer_message(question: Mapping[str, Any], slots: Mapping[str, int]) -> dict[str, Any]:
-    """The assistant's message: the first gold answer with citations, or an abstention when no shown document has it."""
-    cited = [slots[document_id] for document_id in question["supporting_ids"] if document_id in slots]
-    if not question["answers"] or len(cited) < len(question["supporting_ids"]) or not cited:
+    """The assistant's message: the first gold answer with citations, or an abstention when not all of them are shown."""
+    needed = set(question["supporting_ids"])
+    if not question["answers"] or not needed or not needed <= slots.keys():
         return {"role": "assistant", "content": "", "abstain": True}
-    return {"role": "assistant", "content": question["answers"][0], "citations": sorted(cited)}
+    return {"role": "assistant", "content": question["answers"][0], "citations": sorted(slots[name] for name in needed)}

@@ -24,10 +24,10 @@ _NEWLINE = "\n"
 class Stage:
     """One rung of the ladder: what is practised, and the share of right answers that leads to the next rung."""
 
-    kind: str  # "copy", "recall" or "read"
+    kind: str  # "copy", "recall", "keys" (answering from lists of facts) or "read" (answering from prose)
     gate: float  # share of answers (copy: of tokens) that must be right on worlds not trained on
     world: dict[str, Any] = field(default_factory=dict)  # settings of WorldConfig
-    examples: ExampleConfig = ExampleConfig()  # for "read"
+    examples: ExampleConfig = ExampleConfig()  # for "keys" and "read"
 
 
 _PLAIN: dict[str, Any] = {"pronoun_share": 0.0, "filler_share": 0.0, "min_words": 0}
@@ -36,6 +36,10 @@ _PLAIN: dict[str, Any] = {"pronoun_share": 0.0, "filler_share": 0.0, "min_words"
 STAGES: dict[str, Stage] = {
     "copy": Stage(kind="copy", gate=0.85),
     "recall": Stage(kind="recall", gate=0.9),
+    "keys": Stage(
+        kind="keys", gate=0.85,
+        examples=ExampleConfig(max_documents=6, lookups=12, unanswerable_share=0.1, random_share=1.0),
+    ),
     "facts": Stage(
         kind="read", gate=0.9, world=_PLAIN | {"min_facts": 1, "max_facts": 3},
         examples=ExampleConfig(max_documents=4, lookups=8, unanswerable_share=0.1),
@@ -59,6 +63,21 @@ class PracticeWorld:
         """The world's documents and questions behind a retriever of the given type."""
         return make_pool(self.world.documents, [question.to_dict() for question in self.world.questions],
                          self.retriever_type)
+
+    @cached_property
+    def key_pool(self) -> Pool:
+        """The same facts as lists, "relation: value" under the subject as title, asked for by subject and relation."""
+        rng = random.Random(self.world.config.seed)
+        documents: list[dict[str, Any]] = []
+        questions: list[dict[str, Any]] = []
+        for subject in dict.fromkeys(fact.subject for fact in self.world.facts):
+            facts = rng.sample(self.facts_by[subject], rng.randint(1, min(4, len(self.facts_by[subject]))))
+            document_id = str(len(documents))
+            lines = [f"{_relation(fact)}: {fact.value}" for fact in facts]
+            documents.append({"id": document_id, "title": subject, "content": _NEWLINE.join(lines)})
+            questions += [{"id": f"{document_id}.{number}", "question": f"{subject} {_relation(fact)}",
+                           "answers": [fact.value], "supporting_ids": [document_id]} for number, fact in enumerate(facts)]
+        return make_pool(documents, questions, self.retriever_type)
 
     @cached_property
     def facts_by(self) -> dict[str, list[Fact]]:
@@ -112,7 +131,11 @@ def recall_example(practice: PracticeWorld, tokenizer: Tokenizer, rng: random.Ra
 
 
 def _key(fact: Fact) -> str:
-    return f"{fact.subject} {fact.relation.partition('.')[2].replace('_', ' ')}:"
+    return f"{fact.subject} {_relation(fact)}:"
+
+
+def _relation(fact: Fact) -> str:
+    return fact.relation.partition(".")[2].replace("_", " ")
 
 
 def _sequence(pieces: Sequence[tuple[str, int]], tokenizer: Tokenizer, max_tokens: int) -> Rendered:

@@ -19,9 +19,10 @@ def read_questions(path: str | Path, document_ids: set[str]) -> list[dict[str, A
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # only line feeds end a line: JSON text may hold other line separators
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError as missing:
-        raise ConfigError(f"Questions not found: {path}", hint="give an existing file: --questions FILE.jsonl") from missing
+        raise ConfigError(f"Questions not found: {path}", hint="give a file: --questions FILE.jsonl") from missing
     except (OSError, UnicodeDecodeError) as error:
         raise DocumentError(f"{path}: cannot be read: {error}", hint="questions are UTF-8 JSON lines") from error
     questions = []
@@ -31,17 +32,22 @@ def read_questions(path: str | Path, document_ids: set[str]) -> list[dict[str, A
         where = f"{path}:{number}"
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DocumentError(f"{where}: not JSON: {error.msg}", hint="one JSON object per line") from error
-        question = record.get("question") if isinstance(record, dict) else None
-        answers, supporting = (record.get("answers"), record.get("supporting_ids")) if isinstance(record, dict) else (0, 0)
-        if not isinstance(question, str) or not question.strip() or not _strings(answers) or not _strings(supporting):
+            # half a surrogate pair, written as \ud800, is legal JSON but no text
+            json.dumps(record, ensure_ascii=False).encode("utf-8")
+        except (ValueError, RecursionError) as error:
+            raise DocumentError(f"{where}: not JSON: {error}", hint="one JSON object per line") from error
+        record = record if isinstance(record, dict) else {}
+        question, supporting = record.get("question"), record.get("supporting_ids")
+        is_text = isinstance(question, str) and question.strip()
+        if not is_text or not _strings(record.get("answers")) or not _strings(supporting):
             raise DocumentError(f"{where}: needs question (text), answers and supporting_ids (lists of text)",
                                 hint='{"id": "q1", "question": "...", "answers": ["..."], "supporting_ids": ["doc_1"]}')
-        missing = [name for name in supporting if name not in document_ids]
-        if missing:
-            raise DocumentError(f"{where}: supporting document {missing[0]!r} is not in the knowledge base",
-                                hint="use the knowledge base that the questions were written for")
+        missing = next((name for name in supporting if name not in document_ids), None)
+        if missing is not None:
+            hint = "use the knowledge base that the questions were written for"
+            if f"{missing}#1" in document_ids:
+                hint = f"it was split into passages: name those that answer, such as {missing + '#1'!r}"
+            raise DocumentError(f"{where}: supporting document {missing!r} is not in the knowledge base", hint=hint)
         questions.append({**record, "id": str(record.get("id", number))})
     if not questions:
         raise DocumentError(f"{path}: no questions", hint="one JSON object per line")
@@ -55,11 +61,13 @@ def _strings(value: Any) -> bool:
 def questions_for(
     knowledge_base: str | Path, documents: Sequence[Document], path: str, *, cloze_per_document: int, seed: int
 ) -> tuple[list[dict[str, Any]], str]:
-    """Training questions and where they come from: `path`, or queries_train.jsonl beside the knowledge base, or neither;
+    """Training questions and their origin: `path`, or queries_train.jsonl beside the knowledge base, or neither;
     plus cloze questions from the documents, `cloze_per_document` each.
 
     Raises ConfigError when nothing gives a question.
     """
+    if cloze_per_document < 0:
+        raise ConfigError(f"--cloze_per_document is {cloze_per_document}", hint="4 is a good start; 0 makes none")
     ids = {document.id for document in documents}
     folder = Path(knowledge_base)
     found = path or next((str(place) for place in (folder / BESIDE, folder.parent / BESIDE) if place.exists()), "")

@@ -1,78 +1,168 @@
-"""Questions made by rule from the user's own documents: a sentence with one exact span left out, the span as the answer.
+"""Questions made by rule from the user's own documents: a sentence with one exact span left out, which is the answer.
 
-Cloze questions need no teacher model, their answers are verbatim, and the document that answers is known. They train and
-test finding and copying; they say nothing about paraphrase.
+Cloze questions need no teacher model, their answers are verbatim, and the document that answers is known. They train
+and test finding and copying; they say nothing about paraphrase.
 """
 
+import itertools
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from nanochat.rag.spans import JOINING, WORD, Span, Vocabulary, find_spans, is_plain, sentences
+from nanochat.retrieval.analysis import analyze
+
 BLANK = "____"
-PROMPT = "Fill in the blank: "
-# a number with its decimals, or a run of capitalised words that does not start the sentence
-_NUMBER = re.compile(r"(?<![\w.,])\d+(?:[.,]\d+)*(?![\w])")
-_NAME = re.compile(r"(?<=[a-z,;] )[A-Z][A-Za-z]+(?: [A-Z][A-Za-z]+){0,3}(?![\w])")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])")
-WINDOW_WORDS = 14  # words kept on the longer side of the blank
-MIN_WORDS, MAX_WORDS = 6, 40  # sentences outside are not asked about
+PROMPT = "Fill in the blank"
+WINDOW_WORDS = 24  # most words kept around the blank
 MAX_CONTENT_WORDS = 150  # only this much of a document is asked about: contexts of tiny models are short
+MAX_ANSWER_WORDS = 4
+MAX_TITLE_WORDS = 8  # longer titles are not shown in questions
+MIN_RARE_TERMS = 2  # rare terms that a question shows, so that it is about one document
+
+_PLAIN_WORD = re.compile(r"[^\W_]+")
 
 
-def sentences(text: str) -> list[str]:
-    """Split at sentence ends followed by a capital, digit, quote or bracket; whitespace is folded."""
-    return [" ".join(part.split()) for part in _SENTENCE_END.split(text) if part.strip()]
+@dataclass(frozen=True)
+class _Candidate:
+    sentence: str
+    span: Span
+    title: str
 
+    @property
+    def answer(self) -> str:
+        return self.sentence[self.span.start : self.span.end]
 
-def _spans(sentence: str) -> Iterator[re.Match[str]]:
-    yield from _NUMBER.finditer(sentence)
-    yield from _NAME.finditer(sentence)
+    @cached_property
+    def sides(self) -> tuple[str, str]:
+        """What stands before and after the blank; a long sentence is cut to WINDOW_WORDS, the cuts marked by dots."""
+        before, after = self.sentence[: self.span.start].split(" "), self.sentence[self.span.end :].split(" ")
+        num_after = min(len(after), max(WINDOW_WORDS // 3, WINDOW_WORDS - len(before)))
+        num_before = min(len(before), WINDOW_WORDS - num_after)
+        left, right = " ".join(before[len(before) - num_before :]), " ".join(after[:num_after])
+        return f"... {left}" if num_before < len(before) else left, f"{right} ..." if num_after < len(after) else right
 
-
-def _cloze(sentence: str, span: re.Match[str]) -> str:
-    before = sentence[: span.start()].split(" ")
-    after = sentence[span.end() :].split(" ")
-    return PROMPT + " ".join(before[-WINDOW_WORDS:]) + BLANK + " ".join(after[: WINDOW_WORDS // 2])
+    @cached_property
+    def question(self) -> str:
+        """The prompt; a title says what the sentence is about, unless the sentence says so itself."""
+        window, title = BLANK.join(self.sides), " ".join(self.title.split())
+        if not 0 < len(title.split()) <= MAX_TITLE_WORDS or set(analyze(title)) <= set(analyze(window)):
+            return f"{PROMPT}: {window}"
+        return f"{PROMPT} ({title}): {window}"
 
 
 def cloze_questions(
     documents: Iterable[Mapping[str, Any]], *, per_document: int = 4, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Cloze questions about documents, in document order: records with id, question, answers, supporting_ids, hops, kind.
+    """Cloze questions in document order: records with id, question, answers, supporting_ids, hops and kind.
 
-    A span is used only when it stands once in its document, and its sentence stands in no other document, so that exactly
-    one document answers. Answers have one to four words. Documents without such a span give no question.
+    Left out are dates, amounts, names and, where these are too few, rare noun phrases of one to three words. A span is
+    used only when it stands once in its document, its question does not give it away, and no other document has what
+    stands before and what stands after the blank, so that exactly one document answers. Questions of a document are
+    about different sentences as far as there are enough; a document without such a span gives none. Those about
+    passages (see nanochat.retrieval.chunking) carry the id of the whole document as "parent".
     Same documents and seed, same questions.
     """
     documents = list(documents)
-    split = [sentences(" ".join(document["content"].split(" ")[:MAX_CONTENT_WORDS])) for document in documents]
-    seen = Counter(sentence for parts in split for sentence in parts)
-    questions = []
-    for document, parts in zip(documents, split, strict=True):
-        rng = random.Random(f"{seed}:{document['id']}")
-        usable = [(sentence, span) for sentence in parts if MIN_WORDS <= len(sentence.split()) <= MAX_WORDS
-                  and seen[sentence] == 1 for span in _spans(sentence) if _stands_once(span.group(), document)]
-        for number, (sentence, span) in enumerate(rng.sample(usable, min(per_document, len(usable)))):
-            questions.append({
-                "id": f"{document['id']}#cloze{number}", "question": _cloze(sentence, span), "answers": [span.group()],
-                "supporting_ids": [document["id"]], "hops": 1, "kind": "cloze",
-            })
+    texts = [f"{document['title']}\n{document['content']}" for document in documents]
+    vocabulary = Vocabulary(texts)
+    folded = [_folded(text) for text in texts]
+    questions: list[dict[str, Any]] = []
+    for position, document in enumerate(documents):
+        candidates = [
+            _Candidate(sentence, span, document["title"])
+            for sentence in dict.fromkeys(sentences(_head(document["content"]))) if is_plain(sentence, vocabulary)
+            for span in find_spans(sentence, vocabulary)
+        ]
+        mixed = _spread(candidates, random.Random(f"{seed}:{document['id']}"))
+        usable = (candidate for candidate in mixed
+                  if _stands_once(candidate.answer, document, folded[position]) and _is_sensible(candidate, vocabulary)
+                  and not _is_elsewhere(candidate, position, vocabulary, folded))
+        chosen = itertools.islice(usable, per_document)
+        questions += [_record(document, number, candidate) for number, candidate in enumerate(chosen)]
     return questions
 
 
-def _stands_once(span: str, document: Mapping[str, Any]) -> bool:
-    return len(re.findall(rf"(?<!\w){re.escape(span)}(?!\w)", f"{document['title']}\n{document['content']}")) == 1
+def _head(content: str) -> str:
+    """The first MAX_CONTENT_WORDS words of a text, with the white space between them."""
+    for number, found in enumerate(re.finditer(r"\S+", content), start=1):
+        if number == MAX_CONTENT_WORDS:
+            return content[: found.end()]
+    return content
+
+
+def _folded(text: str) -> str:
+    """The words of a text in lower case, a space around each, so that whole words are found."""
+    return " ".join(["", *_PLAIN_WORD.findall(text.lower()), ""])
+
+
+def _stands_once(answer: str, document: Mapping[str, Any], folded: str) -> bool:
+    return folded.count(_folded(answer)) == 1 and answer in document["content"]
+
+
+def _is_elsewhere(candidate: _Candidate, position: int, vocabulary: Vocabulary, folded: Sequence[str]) -> bool:
+    """Whether another document, too, has the words before and the words after the blank."""
+    left, right = map(_folded, candidate.sides)
+    # only documents with the rarest of these words can
+    places = min((vocabulary.places.get(term, []) for term in analyze(left + right)), key=len, default=[])
+    return any(left in folded[place] and right in folded[place] for place in places if place != position)
+
+
+def _is_sensible(candidate: _Candidate, vocabulary: Vocabulary) -> bool:
+    """Whether the question is about something in particular and does not show its answer."""
+    terms = set(analyze(candidate.question))
+    if len(candidate.answer.split()) > MAX_ANSWER_WORDS or sum(map(vocabulary.is_rare, terms)) < MIN_RARE_TERMS:
+        return False
+    return terms.isdisjoint(analyze(candidate.answer)) and not _gives_away(candidate.question, candidate.answer)
+
+
+def _gives_away(question: str, answer: str) -> bool:
+    """Whether the question shows a relative of a word of the answer ("Armenia" of "Armenian"), or its initials."""
+    shown = [word.lower() for word in WORD.findall(question)]
+    words = [word.lower() for word in WORD.findall(answer)]
+    if {word[:5] for word in words if len(word) > 4} & {word[:5] for word in shown if len(word) > 4}:
+        return True
+    initials = "".join(word[0] for word in words if word not in JOINING)
+    if len(initials) > 1 and initials in shown:
+        return True
+    letters = re.match("[A-Z]*", answer)[0].lower()
+    return len(letters) > 1 and letters in "".join(part[0] for word in shown for part in _PLAIN_WORD.findall(word))
+
+
+def _spread(candidates: Sequence[_Candidate], rng: random.Random) -> list[_Candidate]:
+    """In random order, but a sentence's second span after the first ones of all others, and names before phrases."""
+    mixed = sorted(rng.sample(candidates, len(candidates)), key=lambda candidate: candidate.span.tier)
+    turns: Counter[str] = Counter()
+    ranked: list[tuple[int, _Candidate]] = []
+    for candidate in mixed:
+        ranked.append((turns[candidate.sentence], candidate))
+        turns[candidate.sentence] += 1
+    return [candidate for _, candidate in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def _record(document: Mapping[str, Any], number: int, candidate: _Candidate) -> dict[str, Any]:
+    record = {
+        "id": f"{document['id']}#cloze{number}", "question": candidate.question, "answers": [candidate.answer],
+        "supporting_ids": [document["id"]], "hops": 1, "kind": "cloze",
+    }
+    parent = (document.get("metadata") or {}).get("parent")
+    return record | ({"parent": parent} if isinstance(parent, str) else {})
 
 
 def split_by_document(
     questions: Sequence[Mapping[str, Any]], *, test_share: float
 ) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
-    """Training and test questions; all questions of a document fall on the same side, by a stable hash of its id."""
+    """Training and test questions; all questions of a document fall on the same side, by a stable hash of its id.
+
+    So do questions about passages of one document that carry its id as "parent".
+    """
     train: list[Mapping[str, Any]] = []
     test: list[Mapping[str, Any]] = []
     for question in questions:
-        share = random.Random("|".join(question["supporting_ids"])).random()
+        share = random.Random(question.get("parent") or "|".join(question["supporting_ids"])).random()
         (test if share < test_share else train).append(question)
     return train, test

@@ -9,6 +9,7 @@ from typing import Any
 _HOMES = {
     "Document": "document",
     "ScoredDocument": "document",
+    "chunk_document": "chunking",
     "Hit": "base",
     "Retriever": "base",
     "RETRIEVERS": "base",

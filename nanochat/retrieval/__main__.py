@@ -21,6 +21,7 @@ class BuildConfig:
     type: Literal["simple", "bm25", "dense", "hybrid"] = "simple"  # retriever to build the index for
     model: str = ""                   # encoder for dense and hybrid, e.g. all-MiniLM-L6-v2
     limit: int = 0                    # read only so many documents; 0 reads all
+    chunk_words: int = 0              # split longer documents into passages of so many words at most; 0: keep whole
 
 
 CONFIG = BuildConfig
@@ -28,10 +29,13 @@ CONFIG = BuildConfig
 
 def main(argv: list[str]) -> int:
     config = load_config(CONFIG, argv, prog="nanochat.retrieval", description=__doc__ or "")
-    return build(config.documents, config.output, config.type, model=config.model, limit=config.limit)
+    return build(config.documents, config.output, config.type, model=config.model, limit=config.limit,
+                 chunk_words=config.chunk_words)
 
 
-def build(documents: str, output: str, retriever_type: str, *, model: str = "", limit: int = 0) -> int:
+def build(
+    documents: str, output: str, retriever_type: str, *, model: str = "", limit: int = 0, chunk_words: int = 0
+) -> int:
     """Read a file of documents, build the knowledge base, print what was made and how to go on."""
     for flag, value in (("documents", documents), ("output", output)):
         if not value:
@@ -41,6 +45,8 @@ def build(documents: str, output: str, retriever_type: str, *, model: str = "", 
             )
     if limit < 0:
         raise ConfigError(f"--limit is {limit}", hint="give a positive number, or 0 for all documents")
+    if chunk_words < 0:
+        raise ConfigError(f"--chunk_words is {chunk_words}", hint="80 suits small models; 0 keeps documents whole")
     check_retriever_type(retriever_type)
     if model and retriever_type in ("simple", "bm25"):
         print0(f"--model {model} has no effect: the {retriever_type} retriever uses no model")
@@ -51,11 +57,15 @@ def build(documents: str, output: str, retriever_type: str, *, model: str = "", 
     started = time.perf_counter()
     found = read_documents(documents, limit or None, progress=print0)
     print0(f"Read {len(found):,} documents from {documents}")
-    knowledge_base = KnowledgeBase.build(found, output, retriever_type, progress=print0)
+    knowledge_base = KnowledgeBase.build(found, output, retriever_type, chunk_words=chunk_words, progress=print0)
+    unit = "documents"
+    if chunk_words:
+        unit = "passages"
+        print0(f"{len(found):,} documents -> {len(knowledge_base.documents):,} passages of at most {chunk_words} words")
     num_words = sum(len(document.content.split()) for document in knowledge_base.documents)
     size = sum(file.stat().st_size for file in Path(output).rglob("*") if file.is_file())
     print0(
-        f"Wrote {output}: {len(found):,} documents, {num_words:,} words, {retriever_type} index, "
+        f"Wrote {output}: {len(knowledge_base.documents):,} {unit}, {num_words:,} words, {retriever_type} index, "
         f"{size / 1e6:.1f} MB, {time.perf_counter() - started:.1f} s"
     )
     print0(

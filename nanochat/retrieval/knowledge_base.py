@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from nanochat.common import write_folder, write_json
 from nanochat.errors import DocumentError, KnowledgeBaseError, UserError
 from nanochat.retrieval.base import Retriever, check_retriever_type, make_retriever
+from nanochat.retrieval.chunking import chunk_documents
 from nanochat.retrieval.document import Document
 from nanochat.retrieval.manifest import check_file, damaged, index_record, make_manifest, read_manifest
 from nanochat.retrieval.readers import read_documents
@@ -57,16 +58,20 @@ class KnowledgeBase:
         path: str | Path,
         retriever_type: str = "simple",
         *,
+        chunk_words: int = 0,
         progress: Callable[[str], None] | None = None,
     ) -> "KnowledgeBase":
         """Write documents and one index into a folder, replacing a knowledge base that is there, and open it.
 
+        With `chunk_words`, documents of more words are split into passages, and the passages are its documents.
         Refuses an empty sequence, repeated ids, and a folder that holds anything but a knowledge base.
         `progress` gets a line of text now and then.
         """
         path = Path(path)
         retriever = make_retriever(retriever_type)
         _check_place(path)
+        if chunk_words:
+            documents = chunk_documents(documents, chunk_words)
         records = _check_documents(documents)
         with write_folder(path) as folder:
             with open(folder / "documents.jsonl", "wb") as file:
@@ -76,7 +81,8 @@ class KnowledgeBase:
             retriever.index(_Watched(documents, progress, f"indexed for {retriever_type}") if progress else documents)
             retriever.save(index)
             indexes = {retriever_type: index_record(retriever.describe(), index)}
-            write_json(folder / "manifest.json", make_manifest(folder, retriever_type, len(documents), indexes))
+            manifest = make_manifest(folder, retriever_type, len(documents), indexes, chunk_words=chunk_words)
+            write_json(folder / "manifest.json", manifest)
         return cls.open(path)
 
     @classmethod

@@ -17,7 +17,9 @@ HASHED_ON_OPEN_BYTES = 16_000_000
 _PLAIN_NAME = re.compile(r"\.?[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
-def make_manifest(folder: Path, retriever_type: str, num_documents: int, indexes: Mapping[str, Any]) -> dict[str, Any]:
+def make_manifest(
+    folder: Path, retriever_type: str, num_documents: int, indexes: Mapping[str, Any], *, chunk_words: int = 0
+) -> dict[str, Any]:
     """The manifest of a folder whose documents.jsonl and indexes are written. It holds no time and no machine."""
     return {
         "format": FORMAT,
@@ -25,6 +27,7 @@ def make_manifest(folder: Path, retriever_type: str, num_documents: int, indexes
         "created_by": f"nanochat-rag {getattr(nanochat, '__version__', '0.1.0')}",
         "retriever_type": retriever_type,
         "num_documents": num_documents,
+        "chunk_words": chunk_words,
         "documents": file_record(folder / "documents.jsonl"),
         "indexes": dict(indexes),
     }

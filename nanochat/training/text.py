@@ -13,17 +13,19 @@ from nanochat.training.losses import Batch
 class TextStream:
     """All documents one after another, a bos before each, in a new order every epoch.
 
-    `batches(step, micro)` depends on its arguments only. Rows cut documents anywhere; state and attention restart at bos.
+    `batches(step, micro)` depends on its arguments only. Rows cut documents anywhere; state and attention restart at
+    bos, which is never a target.
     """
 
-    def __init__(self, documents: Sequence[Sequence[int]], *, bos: int, rows: int, row_len: int, micro_per_step: int,
-                 seed: int) -> None:
+    def __init__(
+        self, documents: Sequence[Sequence[int]], *, bos: int, rows: int, row_len: int, micro_per_step: int, seed: int
+    ) -> None:
         self.documents = [np.asarray([bos, *ids], dtype=np.int32) for ids in documents]
         self.num_tokens = sum(map(len, self.documents))
         self.bos, self.rows, self.row_len, self.micro_per_step, self.seed = bos, rows, row_len, micro_per_step, seed
         if self.num_tokens <= row_len:
             raise DocumentError(f"The text has only {self.num_tokens} tokens, one row needs {row_len + 1}",
-                                hint="give more text with --input, or a smaller --max_seq_len")
+                                hint="give more text with --input, or a smaller --sequence_len")
         self._epoch = -1
         self._stream = np.zeros(0, dtype=np.int32)
 
