@@ -1,8 +1,13 @@
 """RAG fine-tuning of the tiny hybrid on a CPU. Give --knowledge_base on the command line."""
 
 source = "mid"
-retriever_type = "simple"
-top_k = 3
+retriever_type = "bm25"
+top_k = 6
+world_share = 0.7
 base_tasks = ""
-device_batch_size = 8
+num_steps = 700
+device_batch_size = 18
 max_seq_len = 512
+init_lr_frac = 1.0
+decay_frac = 0.4
+eval_every = 100

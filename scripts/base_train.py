@@ -3,13 +3,14 @@
     python -m scripts.base_train --input data/my_documents.jsonl --block_pattern "M,T,M,T"
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from nanochat.common import print0, run_main, world_size
-from nanochat.config import load_config
+from nanochat.config import load_config, origins
 from nanochat.errors import ConfigError
-from scripts.training_run import TrainingConfig, check_positive, resume_point, train
+from scripts.training_run import TrainingConfig, check_numbers, resume_point, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +47,7 @@ MODEL_FIELDS = ("block_pattern", "n_embd", "n_head", "n_kv_head", "head_dim", "m
 
 def main(argv: list[str]) -> int:
     config = load_config(BaseTrainConfig, argv, prog="scripts.base_train", description=__doc__ or "")
-    check_positive(config, "num_steps", "device_batch_size", "grad_accum_steps", "validation_rows")
-    if not 0 <= config.practice_share <= 1:
-        raise ConfigError(f"--practice_share is {config.practice_share}, must lie in 0..1", hint="--practice_share 0.5")
+    check_numbers(config, "num_steps", "device_batch_size", "validation_rows")
     if not config.input and config.practice_share == 0:
         raise ConfigError("--input is missing", hint="name text files, or practise only: --practice_share 1")
     # imported here so that --help does not wait for it
@@ -68,7 +67,8 @@ def main(argv: list[str]) -> int:
         shape = {name: getattr(config, name) for name in MODEL_FIELDS}
         model = LanguageModel(ModelConfig(vocab_size=tokenizer.vocab_size, **shape), seed=config.seed).to(device)
     else:
-        model, tokenizer, _ = load_model("base", device, "train", config.tag)
+        model, tokenizer, _ = load_model("base", device, "train", config.tag, state["step"])
+        check_shape(config, model.config)
     init_distributed(device)
     practice_share = config.practice_share if config.input else 1.0
     practice = Curriculum(
@@ -93,8 +93,23 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def check_shape(config: BaseTrainConfig, shape: Any) -> None:
+    """Refuse to resume with another model than the checkpoint's. Settings that nobody gave follow the checkpoint."""
+    from nanochat.model import ModelConfig
+
+    given = [name for name in MODEL_FIELDS if origins(config)[name] != "default"]
+    wanted = ModelConfig.from_dict({**shape.to_dict(), **{name: getattr(config, name) for name in given}})
+    for name in given:
+        if getattr(wanted, name) != getattr(shape, name):
+            raise ConfigError(
+                f"--{name} is {getattr(config, name)}, but base/{config.tag} was begun with {shape.to_dict()[name]}",
+                hint="begin another run: --tag NAME, without --resume",
+            )
+
+
 def _text(config: BaseTrainConfig, tokenizer: Any) -> tuple[Any, Any]:
-    """The training stream, and a function that gives the validation loss in nats and bits per byte; None without text."""
+    """The training stream, and a function that gives the validation loss, in nats and bits per byte; None without text.
+    """
     if not config.input:
         return None, None
     import random
@@ -124,7 +139,7 @@ def _text(config: BaseTrainConfig, tokenizer: Any) -> tuple[Any, Any]:
     def validation(model: Any) -> dict[str, float]:
         model.eval()
         loss = language_model_loss(model, held.batches(0, 0).to(model.device), group=tokenizer.doc_ids).loss.item()
-        return {"val_loss": loss, "val_bits_per_byte": loss / 0.6931471805599453 / bytes_per_token}
+        return {"val_loss": loss, "val_bits_per_byte": loss / math.log(2) / bytes_per_token}
 
     return stream, validation
 

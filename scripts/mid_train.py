@@ -1,4 +1,4 @@
-"""Train a base model to recall and to read: practice on generated worlds, stage by stage, and general chat if you have it.
+"""Train a base model to recall and to read: practice on generated worlds, stage by stage, and general chat if any.
 
     python -m scripts.mid_train --source base --stages recall,facts
 """
@@ -9,7 +9,7 @@ from typing import Any
 from nanochat.common import print0, run_main
 from nanochat.config import load_config, origins
 from nanochat.errors import ConfigError
-from scripts.training_run import TrainingConfig, check_positive, resume_point, train
+from scripts.training_run import TrainingConfig, check_numbers, find_start, row_length, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,40 +52,41 @@ def load_chats(config: Any, *, is_explicit: bool) -> list[dict[str, Any]]:
 
 def main(argv: list[str]) -> int:
     config = load_config(MidTrainConfig, argv, prog="scripts.mid_train", description=__doc__ or "")
-    check_positive(config, "num_steps", "device_batch_size", "grad_accum_steps", "max_seq_len")
+    check_numbers(config, "num_steps", "device_batch_size", "max_seq_len")
     # imported here so that --help does not wait for it
-    from nanochat.checkpoint_manager import load_model
     from nanochat.device import pick_device, set_cpu_threads
     from nanochat.rag.curriculum import Curriculum, Mixture
     from nanochat.rag.practice import STAGES
+    from nanochat.retrieval.base import check_retriever_type
     from nanochat.training.distributed import init_distributed, shutdown_distributed
 
     stages = [name.strip() for name in config.stages.split(",") if name.strip()]
     unknown = [name for name in stages if name not in STAGES]
     if unknown or not stages:
         raise ConfigError(f"Unknown stage {unknown[0] if unknown else ''!r}", hint=f"there are {', '.join(STAGES)}")
+    check_retriever_type(config.retriever_type)
     device = pick_device(config.device)
     set_cpu_threads()
     chats = load_chats(config, is_explicit=origins(config)["base_tasks"] != "default")
-    state = resume_point(config, "mid")
-    source, tag = (config.source, config.source_tag or config.tag) if state is None else ("mid", config.tag)
-    model, tokenizer, meta = load_model(source, device, "train", tag)
-    init_distributed(device)
+    start = find_start(config, "mid", device)
     curriculum = Curriculum(
-        stages, tokenizer, seed=config.seed + 1, row_len=config.max_seq_len, examples_per_step=config.device_batch_size,
-        context_weight=config.context_weight, retriever_type=config.retriever_type,
+        stages, start.tokenizer, seed=config.seed + 1, row_len=row_length(config, start.model),
+        examples_per_step=config.device_batch_size, context_weight=config.context_weight,
+        retriever_type=config.retriever_type,
         mixture=Mixture(chats=chats, chat_share=config.chat_share if chats else 0.0),
     )
-    if state is not None:
-        curriculum.restore(meta.get("curriculum", {}))
+    if start.state is not None:
+        if not curriculum.restore(start.state["meta"].get("curriculum", {})):
+            print0(f"mid/{config.tag} was trained in other stages: going on with the first of {config.stages}")
         if curriculum.is_passed and config.stop_at_gate:
-            print0(f"mid/{config.tag} has passed its gates at step {meta['step']}: nothing to do")
+            print0(f"mid/{config.tag} has passed its gates at step {start.state['step']}: nothing to do")
             return 0
+    init_distributed(device)
     result = train(
-        config, "mid", model, tokenizer, curriculum.batches, num_steps=config.num_steps, lr_frac=config.init_lr_frac,
-        state=state, evaluate=lambda step: curriculum.evaluate(model, step),
+        config, "mid", start.model, start.tokenizer, curriculum.batches, num_steps=config.num_steps,
+        lr_frac=config.init_lr_frac, state=start.state, evaluate=lambda step: curriculum.evaluate(start.model, step),
         stop=(lambda step, metrics: curriculum.is_passed) if config.stop_at_gate else None,
-        extra_meta=lambda: {"curriculum": curriculum.record(), "from": {"source": source, "tag": tag}},
+        extra_meta=lambda: {"curriculum": curriculum.record(), "from": dict(start.origin)},
     )
     shutdown_distributed()
     if result.get("metrics") and not curriculum.is_passed:

@@ -1,50 +1,81 @@
-"""Documents for RAG: write an example set, build a knowledge base, or check a file of documents.
+"""Documents and questions for RAG: an example set, an invented world, a knowledge base, a check, or fill-in questions.
 
     python -m scripts.prepare_rag_dataset --mode example --output data/rag_examples
+    python -m scripts.prepare_rag_dataset --mode world --output data/world --seed 1
     python -m scripts.prepare_rag_dataset --mode build --documents data/my_documents.jsonl --output data/my_kb
     python -m scripts.prepare_rag_dataset --mode validate --documents data/my_documents.jsonl
+    python -m scripts.prepare_rag_dataset --mode questions --documents data/my_kb --output data/my_questions.jsonl
 """
 
+import json
+import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from nanochat.common import print0, run_main, write_jsonl
-from nanochat.config import load_config
+from nanochat.common import print0, run_main, write_folder, write_json, write_jsonl
+from nanochat.config import load_config, origins
 from nanochat.errors import ConfigError, DocumentError, UserError
 from nanochat.retrieval import Document
 
 LONG_WORDS, SHORT_WORDS = 2000, 20
 _SHOWN_ERRORS, _SHOWN_IDS = 10, 3
+NAMES = "names.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareRagDatasetConfig:
-    mode: Literal["example", "build", "validate"] = "example"  # what to do
-    documents: str = ""               # build, validate: file with one JSON document per line (.jsonl or .jsonl.gz)
-    output: str = ""                  # example, build: folder to write; validate: knowledge base to check as well
-    retriever_type: Literal["simple", "bm25", "dense", "hybrid"] = "simple"  # example, build: index to make
+    mode: Literal["example", "world", "build", "validate", "questions"] = "example"  # what to do
+    documents: str = ""               # build, validate, questions: file of documents; questions: or knowledge base
+    output: str = ""                  # folder to write; questions: file; validate: knowledge base to check as well
+    retriever_type: Literal["simple", "bm25", "dense", "hybrid"] = "simple"  # example, world, build: index to make
     model: str = ""                   # build: encoder for dense and hybrid
-    limit: int = 0                    # build, validate: read only so many documents; 0 reads all
+    limit: int = 0                    # build, validate, questions: read only so many documents; 0 reads all
+    chunk_words: int = 0              # build: split longer documents into passages of so many words; 0: keep whole
+    seed: int = 0                     # world, questions: another number gives another world or choice of questions
+    num_entities: int = 1000          # world: invented people, places and things, one document each
+    questions_per_entity: int = 2     # world: fewer where a document has fewer facts
+    questions_name: str = "queries_train.jsonl"  # world: its questions file; training finds this name by itself
+    exclude: tuple[str, ...] = ()     # world: folders of other worlds, no name of which is used again
+    questions_per_document: int = 4   # questions: fewer where a document has less to ask for
+    test_output: str = ""             # questions: second file, about other documents than the first
+    test_share: float = 0.2           # questions: share of the documents that go into the second file
 
 
 CONFIG = PrepareRagDatasetConfig
+# mode -> what it reads besides --mode and --output
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "example": ("retriever_type",),
+    "world": ("retriever_type", "seed", "num_entities", "questions_per_entity", "questions_name", "exclude"),
+    "build": ("documents", "retriever_type", "model", "limit", "chunk_words"),
+    "validate": ("documents", "limit"),
+    "questions": ("documents", "limit", "seed", "questions_per_document", "test_output", "test_share"),
+}
 
 
 def main(argv: list[str]) -> int:
     config = load_config(CONFIG, argv, prog="scripts.prepare_rag_dataset", description=__doc__ or "")
-    if config.mode == "example":
-        return write_example(config)
-    if not config.documents and not (config.mode == "validate" and config.output):
+    is_check = config.mode == "validate" and config.output
+    if "documents" in SETTINGS[config.mode] and not config.documents and not is_check:
         raise ConfigError("--documents is missing", hint="name the file: --documents my_documents.jsonl")
-    if config.mode == "validate":
-        return validate(config)
+    if not config.output and config.mode not in ("build", "validate"):
+        place = "file: --output data/my_questions.jsonl" if config.mode == "questions" else "folder: --output data/new"
+        raise ConfigError("--output is missing", hint=f"name a {place}")
+    for name, origin in origins(config).items():
+        if origin in ("flag", "file") and name not in ("mode", "output", *SETTINGS[config.mode]):
+            print0(f"--{name} has no effect with --mode {config.mode}")
+    return MODES[config.mode](config)
+
+
+def build(config: PrepareRagDatasetConfig) -> int:
+    """Build a knowledge base, as python -m nanochat.retrieval does."""
     from nanochat.retrieval.__main__ import build
 
-    return build(config.documents, config.output, config.retriever_type, model=config.model, limit=config.limit)
+    return build(config.documents, config.output, config.retriever_type, model=config.model, limit=config.limit,
+                 chunk_words=config.chunk_words)
 
 
 def write_example(config: PrepareRagDatasetConfig) -> int:
@@ -52,13 +83,8 @@ def write_example(config: PrepareRagDatasetConfig) -> int:
     from nanochat.retrieval import KnowledgeBase, check_retriever_type
     from tasks.example_documents import SOURCE, example_documents, example_questions
 
-    if not config.output:
-        raise ConfigError("--output is missing", hint="name a folder: --output data/rag_examples")
     check_retriever_type(config.retriever_type)
     folder = Path(config.output)
-    for name in ("documents", "limit", "model"):
-        if getattr(config, name):
-            print0(f"--{name} has no effect with --mode example")
     for name, mark in (("documents.jsonl", SOURCE), ("queries_train.jsonl", '"example_')):
         if (folder / name).is_file() and mark not in (folder / name).read_text(encoding="utf-8", errors="replace"):
             raise UserError(f"Refusing to replace {folder / name}: it is not the example",
@@ -74,6 +100,109 @@ def write_example(config: PrepareRagDatasetConfig) -> int:
     print0(f"Next: python -m scripts.rag_finetune --knowledge_base {folder / 'knowledge_base'} --source mid "
            f"--retriever_type {config.retriever_type}")
     return 0
+
+
+def write_world(config: PrepareRagDatasetConfig) -> int:
+    """Write an invented world: documents.jsonl, questions, names.json and knowledge_base/, all or nothing."""
+    from nanochat.retrieval import KnowledgeBase, check_retriever_type
+    from tasks.worlds import WorldConfig, make_world
+
+    check_retriever_type(config.retriever_type)
+    for name in ("num_entities", "questions_per_entity"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"--{name} is {getattr(config, name)}", hint="give a number above zero")
+    name, folder = config.questions_name, Path(config.output)
+    if Path(name).name != name or not name.endswith(".jsonl") or name == "documents.jsonl":
+        raise ConfigError(f"--questions_name is {name!r}", hint="a plain file name, such as queries_test.jsonl")
+    _check_world_place(folder, name)
+    excluded = frozenset(invented for other in config.exclude for invented in read_names(Path(other)))
+    world = make_world(WorldConfig(seed=config.seed, num_entities=config.num_entities,
+                                   questions_per_entity=config.questions_per_entity), exclude_names=excluded)
+    with write_folder(folder.resolve()) as new:
+        write_jsonl(new / "documents.jsonl", world.documents)
+        write_jsonl(new / name, [question.to_dict() for question in world.questions])
+        documents = [Document.from_dict(record) for record in world.documents]
+        KnowledgeBase.build(documents, new / "knowledge_base", config.retriever_type)
+        write_json(new / NAMES, sorted(world.names))
+    num_unanswerable = sum(not question.answers for question in world.questions)
+    print0(f"Wrote {folder / 'documents.jsonl'}: {len(world.documents):,} documents of world {config.seed}")
+    print0(f"Wrote {folder / name}: {len(world.questions):,} questions, {num_unanswerable:,} without an answer")
+    print0(f"Wrote {folder / 'knowledge_base'}: {config.retriever_type} index")
+    print0(f"Wrote {folder / NAMES}: {len(world.names):,} invented names"
+           + (f", none of them in {', '.join(config.exclude)}" if config.exclude else ""))
+    more = f"--source mid --retriever_type {config.retriever_type}"
+    script = f"rag_finetune {more}" if name == "queries_train.jsonl" else "rag_eval"
+    print0(f"Next: python -m scripts.{script} --knowledge_base {folder / 'knowledge_base'} --questions {folder / name}")
+    return 0
+
+
+def _check_world_place(folder: Path, questions_name: str) -> None:
+    """Refuse to replace anything but a world that this command wrote."""
+    found = sorted(os.listdir(folder)) if folder.is_dir() else []
+    others = set(found) - {"documents.jsonl", questions_name, NAMES, "knowledge_base"}
+    if others or (found and NAMES not in found) or (folder.exists() and not folder.is_dir()):
+        what = f": it holds {sorted(others)[0]}" if others else ": it is not a world of this command"
+        raise UserError(f"Refusing to replace {folder}{what}", hint="choose a new folder, e.g. --output data/world_2")
+
+
+def read_names(folder: Path) -> list[str]:
+    """The invented names of a world that --mode world wrote."""
+    path = folder / NAMES
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as missing:
+        hint = f"write it: python -m scripts.prepare_rag_dataset --mode world --output {folder}"
+        raise UserError(f"World not found: {path}", hint=hint) from missing
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read: {error}", hint="write that world again: --mode world") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: not a list of names", hint="write that world again: --mode world")
+    return names
+
+
+def write_questions(config: PrepareRagDatasetConfig) -> int:
+    """Write fill-in questions about documents, those for a test about other documents than the rest."""
+    from nanochat.rag.synthesis import cloze_questions, split_by_document
+    from nanochat.retrieval import KnowledgeBase, read_documents
+
+    if config.questions_per_document < 1 or config.limit < 0:
+        raise ConfigError("--questions_per_document must be above zero and --limit not below",
+                          hint="leave them out for 4 questions and all documents")
+    if not 0 < config.test_share < 1:
+        raise ConfigError(f"--test_share is {config.test_share}", hint="give a share between 0 and 1, such as 0.2")
+    if not config.test_output and origins(config)["test_share"] in ("flag", "file"):
+        print0("--test_share has no effect without --test_output")
+    outputs = [Path(place) for place in (config.output, config.test_output) if place]
+    _check_question_places(outputs)
+    is_folder = Path(config.documents).is_dir()
+    documents = KnowledgeBase.open(config.documents).documents if is_folder else read_documents(config.documents)
+    documents = documents[: config.limit or None]
+    made: Sequence[Mapping[str, Any]] = cloze_questions(
+        [document.to_dict() for document in documents], per_document=config.questions_per_document, seed=config.seed
+    )
+    files = [made] if len(outputs) == 1 else split_by_document(made, test_share=config.test_share)
+    if not all(files):
+        raise UserError(f"Too few questions: {len(made)} from {len(documents):,} documents",
+                        hint="give more documents of whole sentences, with names and numbers in them")
+    for path, questions in zip(outputs, files, strict=True):
+        write_jsonl(path, questions)
+        num_asked = len({question["supporting_ids"][0] for question in questions})
+        print0(f"Wrote {path}: {len(questions):,} questions about {num_asked:,} of {len(documents):,} documents")
+    kind = "--knowledge_base " + (config.documents if is_folder else "data/my_kb")
+    print0(f"Next: python -m scripts.rag_eval {kind} --questions {outputs[-1]}")
+    return 0
+
+
+def _check_question_places(outputs: Sequence[Path]) -> None:
+    for path in outputs:
+        if path.suffix != ".jsonl" or path.is_dir():
+            raise ConfigError(f"{path}: questions are written into a .jsonl file", hint="e.g. data/my_questions.jsonl")
+        # every line of ours says what made it
+        lines = path.read_text("utf-8", "replace").split("\n") if path.exists() else []
+        if not all('"kind": "cloze"' in line for line in lines if line):
+            raise UserError(f"Refusing to replace {path}: it holds other questions", hint="choose another file name")
+    if len(set(outputs)) < len(outputs):
+        raise ConfigError(f"--output and --test_output are both {outputs[0]}", hint="give two files")
 
 
 def validate(config: PrepareRagDatasetConfig) -> int:
@@ -124,6 +253,11 @@ def report(documents: Sequence[Document], num_errors: int) -> str:
     }
     rows += [(name, f"{len(ids):,}", ids[:_SHOWN_IDS]) for name, ids in findings.items()]
     return "\n".join(f"  {name:<28} {count:>18}  {', '.join(ids)}".rstrip() for name, count, ids in rows)
+
+
+MODES: dict[str, Callable[[PrepareRagDatasetConfig], int]] = {
+    "example": write_example, "world": write_world, "build": build, "validate": validate, "questions": write_questions,
+}
 
 
 if __name__ == "__main__":

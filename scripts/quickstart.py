@@ -31,7 +31,7 @@ CONFIG = QuickstartConfig
 VOCAB_SIZE = 2048
 CONFIGS = Path(os.path.relpath(Path(__file__).resolve().parent.parent / "configs"))
 TRAINING = {
-    "full": {"base": [], "mid": ["--num_steps", "900"], "rag": ["--num_steps", "700"], "eval": ["--max_questions", "400"]},
+    "full": {"base": [], "mid": [], "rag": [], "eval": ["--max_questions", "400"]},
     "smoke": {
         "base": ["--num_steps", "2", "--n_embd", "32", "--d_state", "8", "--headdim", "16", "--mlp_hidden", "32"],
         "mid": ["--num_steps", "2", "--eval_every", "2"], "rag": ["--num_steps", "2", "--eval_every", "2"],

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from nanochat.common import print0, run_main, world_size
 from nanochat.config import load_config, origins
-from nanochat.errors import ConfigError
+from nanochat.errors import ConfigError, KnowledgeBaseNotFound
 from scripts.mid_train import load_chats
-from scripts.training_run import TrainingConfig, check_positive, resume_point, train
+from scripts.training_run import TrainingConfig, check_numbers, find_start, row_length, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class RagFinetuneConfig(TrainingConfig):
     """Settings of scripts.rag_finetune."""
 
     knowledge_base: str = ""          # folder built by nanochat.retrieval (required)
-    questions: str = ""               # training questions (.jsonl); empty: queries_train.jsonl beside the folder, if any
+    questions: str = ""               # training questions (.jsonl); empty: queries_train.jsonl beside the folder
     cloze_per_document: int = 4       # fill-in questions made from each document; 0 for none
     validation_share: float = 0.1     # share of documents whose questions are kept for validation
     source: Literal["base", "mid"] = "mid"  # checkpoint to start from
@@ -45,15 +45,17 @@ CONFIG = RagFinetuneConfig
 
 def main(argv: list[str]) -> int:
     config = load_config(RagFinetuneConfig, argv, prog="scripts.rag_finetune", description=__doc__ or "")
-    check_positive(config, "top_k", "device_batch_size", "grad_accum_steps", "max_seq_len", "num_epochs")
+    check_numbers(config, "top_k", "device_batch_size", "max_seq_len", "num_epochs")
     if not config.knowledge_base:
-        raise ConfigError("--knowledge_base is missing",
-                          hint="build one: python -m nanochat.retrieval --documents my_documents.jsonl --output data/my_kb")
+        raise KnowledgeBaseNotFound(
+            "Knowledge base not found: --knowledge_base was not given",
+            hint="build it: python -m nanochat.retrieval --documents my_documents.jsonl --output data/my_kb",
+        )
     # imported here so that --help does not wait for it
     from nanochat.retrieval import RetrievalManager
 
     manager = RetrievalManager(config.retriever_type, config.knowledge_base)
-    from nanochat.checkpoint_manager import load_model, require_mamba
+    from nanochat.checkpoint_manager import require_mamba
     from nanochat.device import pick_device, set_cpu_threads
     from nanochat.rag.curriculum import Curriculum, Mixture
     from nanochat.rag.questions import questions_for
@@ -66,43 +68,55 @@ def main(argv: list[str]) -> int:
     questions, origin = questions_for(config.knowledge_base, documents, config.questions,
                                       cloze_per_document=config.cloze_per_document, seed=config.seed)
     training, validation = split_by_document(questions, test_share=config.validation_share)
-    state = resume_point(config, "rag")
-    source, tag = (config.source, config.source_tag or config.tag) if state is None else ("rag", config.tag)
-    model, tokenizer, meta = load_model(source, device, "train", tag)
-    require_mamba(model.config, source, tag)
+    start = find_start(config, "rag", device)
+    require_mamba(start.model.config, config.source, config.source_tag or config.tag)
     chats = load_chats(config, is_explicit=origins(config)["base_tasks"] != "default")
     print0(f"Questions: {origin}; {len(validation)} kept for validation")
-    chat_share = config.chat_share if chats else 0.0
-    mixture = Mixture(pool=_pool(documents, training, manager), pool_share=max(0.0, 1 - config.world_share - chat_share),
-                      chats=chats, chat_share=chat_share)
+    mixture = Mixture(chats=chats, chat_share=config.chat_share if chats else 0.0, pool_share=pool_share(config, chats),
+                      pool=_pool(documents, training, manager) if training else None)
+    num_steps = config.num_steps or steps_for(config, len(training), mixture.pool_share)
     init_distributed(device)
-    row_len = min(config.max_seq_len, model.config.sequence_len)
-    if row_len < config.max_seq_len:
-        print0(f"Rows have {row_len} tokens: the model was trained on no more (--max_seq_len {config.max_seq_len})")
+    row_len = row_length(config, start.model)
     curriculum = Curriculum(
-        ["documents"], tokenizer, seed=config.seed + 2, row_len=row_len, examples_per_step=config.device_batch_size,
-        context_weight=config.context_weight, retriever_type=config.retriever_type, mixture=mixture,
-        max_doc_tokens=config.max_doc_length or None, max_documents=config.top_k,
+        ["documents"], start.tokenizer, seed=config.seed + 2, row_len=row_len,
+        examples_per_step=config.device_batch_size, context_weight=config.context_weight,
+        retriever_type=config.retriever_type, mixture=mixture, max_doc_tokens=config.max_doc_length or None,
+        max_documents=config.top_k,
     )
-    if state is not None:
-        curriculum.restore(meta.get("curriculum", {}))
-    per_step = config.device_batch_size * config.grad_accum_steps * world_size() * mixture.pool_share
-    num_steps = config.num_steps or math.ceil(config.num_epochs * len(training) / max(per_step, 1))
     held_out = _pool(documents, validation, manager) if validation else None
 
     def evaluate(step: int) -> dict[str, Any]:
-        metrics = curriculum.evaluate(model, step)
-        return metrics | (curriculum.validate(model, held_out) if held_out is not None else {})
+        metrics = curriculum.evaluate(start.model, step)
+        return metrics | (curriculum.validate(start.model, held_out) if held_out is not None else {})
 
-    train(config, "rag", model, tokenizer, curriculum.batches, num_steps=num_steps, lr_frac=config.init_lr_frac,
-          state=state, evaluate=evaluate,
-          extra_meta=lambda: {"curriculum": curriculum.record(), "from": {"source": source, "tag": tag},
+    train(config, "rag", start.model, start.tokenizer, curriculum.batches, num_steps=num_steps,
+          lr_frac=config.init_lr_frac, state=start.state, evaluate=evaluate,
+          extra_meta=lambda: {"curriculum": curriculum.record(), "from": dict(start.origin),
                               "knowledge_base": manager.knowledge_base.fingerprint})
     if curriculum.num_lost:
-        print0(f"{curriculum.num_lost} examples were left out because their documents did not fit in {row_len} tokens")
+        print0(f"{curriculum.num_lost} of {curriculum.num_rendered} examples were left out, because the documents they "
+               f"cite did not fit: rows have {row_len} tokens (--max_seq_len, --max_doc_length, --top_k)")
     shutdown_distributed()
     print0(f"Next: python -m scripts.chat_cli --knowledge_base {config.knowledge_base} --tag {config.tag}")
     return 0
+
+
+def pool_share(config: RagFinetuneConfig, chats: Any) -> float:
+    """Share of examples about the knowledge base: what --world_share and --chat_share leave."""
+    share = 1 - config.world_share - (config.chat_share if chats else 0.0)
+    if share < -1e-9:
+        raise ConfigError(f"--world_share {config.world_share} and --chat_share {config.chat_share} are more than all",
+                          hint="for example --world_share 0.5 --chat_share 0.15")
+    return max(0.0, share)
+
+
+def steps_for(config: RagFinetuneConfig, num_questions: int, share: float) -> int:
+    """Optimizer steps in which about every question is asked first --num_epochs times."""
+    per_step = config.device_batch_size * config.grad_accum_steps * world_size() * share
+    if num_questions == 0 or per_step < 1e-9:
+        raise ConfigError("There is nothing to train on from the knowledge base, so --num_epochs gives no steps",
+                          hint="lower --world_share and --validation_share, or say how many steps: --num_steps 500")
+    return math.ceil(config.num_epochs * num_questions / per_step)
 
 
 def _pool(documents: Any, questions: Any, manager: Any) -> Any:

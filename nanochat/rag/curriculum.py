@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from nanochat.chat_format import Rendered
+from nanochat.chat_format import Rendered, render
 from nanochat.rag.packing import is_grounded, pack, render_all
-from nanochat.rag.pool import ExampleConfig, Pool
+from nanochat.rag.pool import Pool
 from nanochat.rag.practice import EXAMPLES, STAGES, PracticeWorld, Stage
 from nanochat.tokenizer import Tokenizer
 from nanochat.training import Batch
@@ -78,9 +78,12 @@ class Curriculum:
         """What a checkpoint must keep to go on with the same batches."""
         return {"stages": self.names, "index": self.index, "is_passed": self.is_passed}
 
-    def restore(self, record: Mapping[str, Any]) -> None:
-        if record.get("stages") == self.names:
-            self.index, self.is_passed = int(record["index"]), bool(record["is_passed"])
+    def restore(self, record: Mapping[str, Any]) -> bool:
+        """Go on where `record` was taken; False, and the first stage, when it is of other stages."""
+        if record.get("stages") != self.names:
+            return False
+        self.index, self.is_passed = int(record["index"]), bool(record["is_passed"])
+        return True
 
     def batches(self, step: int, micro: int) -> Batch:
         """The micro-batch of a step: fresh examples of the current stage, packed."""
@@ -113,8 +116,7 @@ class Curriculum:
     def validate(self, model: nn.Module, pool: Pool) -> dict[str, float]:
         """Accuracy, as in `evaluate`, on the same fixed examples of a held-out pool each time."""
         rng = random.Random("validation")
-        conversations = pool.conversations(self.gate_examples, rng, self._examples_of(self.stage))
-        rendered = self._render_conversations(conversations)
+        rendered = self._from_pool(pool, self.gate_examples, rng)
         return {"val_accuracy": answer_accuracy(model, rendered, self.row_len, group=self.tokenizer.doc_ids)}
 
     def _practice(self, step: int, micro: int) -> PracticeWorld:
@@ -128,27 +130,32 @@ class Curriculum:
         return self._worlds[seed]
 
     def _examples(self, world: PracticeWorld, count: int, rng: random.Random) -> list[Rendered]:
-        mixture, stage = self.mixture, self.stage
-        if stage.kind != "read":
+        mixture = self.mixture
+        if self.stage.kind != "read":
             return self._render(world, count, rng)
         # rounded by chance, so that small batches get their share too
         from_pool = int(count * mixture.pool_share + rng.random()) if mixture.pool is not None else 0
         from_chats = min(count - from_pool, int(count * mixture.chat_share + rng.random())) if mixture.chats else 0
-        rendered = self._render(world, count - from_pool - from_chats, rng)
+        from_worlds = count - from_pool - from_chats
+        rendered = self._render(world, from_worlds, rng) if from_worlds else []
         if mixture.pool is not None:
-            rendered += self._render_conversations(mixture.pool.conversations(from_pool, rng, self._examples_of(stage)))
+            rendered += self._from_pool(mixture.pool, from_pool, rng)
         return rendered + self._render_conversations([rng.choice(mixture.chats) for _ in range(from_chats)])
-
-    def _examples_of(self, stage: Stage) -> ExampleConfig:
-        return stage.examples if self.max_documents is None else replace(
-            stage.examples, max_documents=self.max_documents)
 
     def _render(self, world: PracticeWorld, count: int, rng: random.Random) -> list[Rendered]:
         if self.stage.kind in ("keys", "read"):
-            pool = world.pool if self.stage.kind == "read" else world.key_pool
-            return self._render_conversations(pool.conversations(count, rng, self._examples_of(self.stage)))
+            return self._from_pool(world.pool if self.stage.kind == "read" else world.key_pool, count, rng)
         example: Callable[..., Rendered] = EXAMPLES[self.stage.kind]
         return [example(world, self.tokenizer, rng, self.row_len + 1) for _ in range(count)]
+
+    def _from_pool(self, pool: Pool, count: int, rng: random.Random) -> list[Rendered]:
+        examples = self.stage.examples
+        if self.max_documents is not None:
+            examples = replace(examples, max_documents=self.max_documents)
+        return self._render_conversations(pool.conversations(count, rng, examples, self._fits))
+
+    def _fits(self, conversation: Mapping[str, Any]) -> bool:
+        return len(render(conversation, self.tokenizer, max_doc_tokens=self.max_doc_tokens).ids) <= self.row_len + 1
 
     def _render_conversations(self, conversations: Sequence[Mapping[str, Any]]) -> list[Rendered]:
         rendered = render_all(conversations, self.tokenizer, row_len=self.row_len, max_doc_tokens=self.max_doc_tokens)

@@ -55,7 +55,8 @@ def pack(
     Targets are the next token of the same sequence, -1 at its end and in the unused tail of a row; supervised tokens
     weigh 1, all others `context_weight` (0 leaves them out). Of the latter only `context_share` are kept, drawn by
     `rng`, with their weight raised to make up for it: the head is a large part of a small model's work. seq_idx numbers
-    the sequences of a row. A sequence that is longer than a row (an over-long question) is left out; without any the batch has no rows.
+    the sequences of a row. A sequence that is longer than a row (an over-long question) is left out; without any the
+    batch has no rows.
     """
     rows: list[list[Rendered]] = []
     room: list[int] = []
@@ -72,21 +73,22 @@ def pack(
             room[place] -= need
     shape = (len(rows), row_len)
     ids, targets = torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
-    weights, seq_idx = torch.zeros(shape), torch.zeros(shape, dtype=torch.long)
+    seq_idx = torch.zeros(shape, dtype=torch.long)
+    is_answer = torch.zeros(shape, dtype=torch.bool)
     for row, items in enumerate(rows):
         start = 0
         for number, item in enumerate(items):
             end = start + len(item.ids) - 1
-            sequence, mask = torch.tensor(item.ids), torch.tensor(item.mask[1:])
-            ids[row, start:end] = sequence[:-1]
-            targets[row, start:end] = torch.where((mask == 1) | (context_weight > 0), sequence[1:], -1)
-            weights[row, start:end] = torch.where(mask == 1, 1.0, context_weight)
+            sequence = torch.tensor(item.ids)
+            ids[row, start:end], targets[row, start:end] = sequence[:-1], sequence[1:]
+            is_answer[row, start:end] = torch.tensor(item.mask[1:]) == 1
             seq_idx[row, start:end] = number
             start = end
         seq_idx[row, start:] = len(items)
+    is_kept = torch.full(shape, context_weight > 0)
     if context_weight > 0 and context_share < 1:
         generator = torch.Generator().manual_seed((rng or random.Random(0)).getrandbits(62))
-        is_context = (weights != 1) & (targets >= 0)
-        targets[is_context & (torch.rand(shape, generator=generator) >= context_share)] = -1
-        weights[is_context] = context_weight / context_share
+        is_kept = torch.rand(shape, generator=generator) < context_share
+    targets[~(is_answer | is_kept)] = -1
+    weights = torch.where(is_answer, 1.0, context_weight / context_share) * (targets >= 0)
     return Batch(ids=ids, targets=targets, weights=weights, seq_idx=seq_idx)

@@ -37,16 +37,16 @@ STAGES: dict[str, Stage] = {
     "copy": Stage(kind="copy", gate=0.85),
     "recall": Stage(kind="recall", gate=0.9),
     "keys": Stage(
-        kind="keys", gate=0.85,
-        examples=ExampleConfig(max_documents=6, lookups=12, unanswerable_share=0.1, random_share=1.0),
+        kind="keys", gate=0.88,
+        examples=ExampleConfig(max_documents=6, lookups=12, unanswerable_share=0.1, taken_away_share=0.1, random_share=1.0),
     ),
     "facts": Stage(
-        kind="read", gate=0.9, world=_PLAIN | {"min_facts": 1, "max_facts": 3},
-        examples=ExampleConfig(max_documents=4, lookups=8, unanswerable_share=0.1),
+        kind="read", gate=0.7, world=_PLAIN | {"min_facts": 1, "max_facts": 3},
+        examples=ExampleConfig(max_documents=4, lookups=8, unanswerable_share=0.1, taken_away_share=0.1),
     ),
     "documents": Stage(
         kind="read", gate=0.9, world={"questions_per_entity": 6},
-        examples=ExampleConfig(max_documents=6, lookups=6, unanswerable_share=0.25),
+        examples=ExampleConfig(max_documents=6, lookups=5, unanswerable_share=0.25, taken_away_share=0.35),
     ),
 }
 
@@ -61,8 +61,13 @@ class PracticeWorld:
     @cached_property
     def pool(self) -> Pool:
         """The world's documents and questions behind a retriever of the given type."""
-        return make_pool(self.world.documents, [question.to_dict() for question in self.world.questions],
-                         self.retriever_type)
+        document_of = {fact.subject: fact.document_id for fact in self.world.facts}
+        questions = []
+        for question in self.world.questions:
+            # the document that speaks of the subject and leaves this relation out
+            about = [document_of[question.subject]] if question.kind == "absent_relation" else []
+            questions.append(question.to_dict() | {"about_ids": about})
+        return make_pool(self.world.documents, questions, self.retriever_type)
 
     @cached_property
     def key_pool(self) -> Pool:

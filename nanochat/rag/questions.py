@@ -62,7 +62,8 @@ def questions_for(
     knowledge_base: str | Path, documents: Sequence[Document], path: str, *, cloze_per_document: int, seed: int
 ) -> tuple[list[dict[str, Any]], str]:
     """Training questions and their origin: `path`, or queries_train.jsonl beside the knowledge base, or neither;
-    plus cloze questions from the documents, `cloze_per_document` each.
+    plus cloze questions from the documents, `cloze_per_document` each, unless the file has cloze questions itself:
+    the command that wrote them may have kept others for a test.
 
     Raises ConfigError when nothing gives a question.
     """
@@ -73,6 +74,8 @@ def questions_for(
     found = path or next((str(place) for place in (folder / BESIDE, folder.parent / BESIDE) if place.exists()), "")
     questions = read_questions(found, ids) if found else []
     origin = f"{len(questions)} from {found}" if found else ""
+    if any(question.get("kind") == "cloze" for question in questions):
+        cloze_per_document = 0
     cloze = cloze_questions([document.to_dict() for document in documents], per_document=cloze_per_document, seed=seed)
     if cloze:
         origin += (", " if origin else "") + f"{len(cloze)} fill-in questions made from the documents"

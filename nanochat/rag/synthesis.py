@@ -22,7 +22,7 @@ WINDOW_WORDS = 24  # most words kept around the blank
 MAX_CONTENT_WORDS = 150  # only this much of a document is asked about: contexts of tiny models are short
 MAX_ANSWER_WORDS = 4
 MAX_TITLE_WORDS = 8  # longer titles are not shown in questions
-MIN_RARE_TERMS = 2  # rare terms that a question shows, so that it is about one document
+NEAR_WORDS = 5  # no other document has the answer next to the same words, so many of them
 
 _PLAIN_WORD = re.compile(r"[^\W_]+")
 
@@ -61,10 +61,10 @@ def cloze_questions(
     """Cloze questions in document order: records with id, question, answers, supporting_ids, hops and kind.
 
     Left out are dates, amounts, names and, where these are too few, rare noun phrases of one to three words. A span is
-    used only when it stands once in its document, its question does not give it away, and no other document has what
-    stands before and what stands after the blank, so that exactly one document answers. Questions of a document are
-    about different sentences as far as there are enough; a document without such a span gives none. Those about
-    passages (see nanochat.retrieval.chunking) carry the id of the whole document as "parent".
+    used only when it stands once in its document, its question does not give it away, and no other document has the
+    words before and after the blank, or the answer next to NEAR_WORDS of them, so that exactly one document answers.
+    Questions of a document are about different sentences as far as there are enough; a document without such a span
+    gives none. Those about passages (see nanochat.retrieval.chunking) carry the id of the whole document as "parent".
     Same documents and seed, same questions.
     """
     documents = list(documents)
@@ -105,17 +105,25 @@ def _stands_once(answer: str, document: Mapping[str, Any], folded: str) -> bool:
 
 
 def _is_elsewhere(candidate: _Candidate, position: int, vocabulary: Vocabulary, folded: Sequence[str]) -> bool:
-    """Whether another document, too, has the words before and the words after the blank."""
+    """Whether another document, too, has the words before and after the blank, or the answer next to the same words."""
     left, right = map(_folded, candidate.sides)
-    # only documents with the rarest of these words can
-    places = min((vocabulary.places.get(term, []) for term in analyze(left + right)), key=len, default=[])
-    return any(left in folded[place] and right in folded[place] for place in places if place != position)
+    answer = _folded(candidate.answer).split()
+    before, after = left.split()[-NEAR_WORDS:], right.split()[:NEAR_WORDS]
+    shared = [(left, right)]
+    shared += [(" ".join(["", *before, *answer, ""]),)] if len(before) == NEAR_WORDS else []
+    shared += [(" ".join(["", *answer, *after, ""]),)] if len(after) == NEAR_WORDS else []
+    for parts in shared:
+        # only documents with the rarest of these words can have them all
+        places = min((vocabulary.places.get(term, []) for term in analyze(" ".join(parts))), key=len, default=[])
+        if any(all(part in folded[place] for part in parts) for place in places if place != position):
+            return True
+    return False
 
 
 def _is_sensible(candidate: _Candidate, vocabulary: Vocabulary) -> bool:
     """Whether the question is about something in particular and does not show its answer."""
     terms = set(analyze(candidate.question))
-    if len(candidate.answer.split()) > MAX_ANSWER_WORDS or sum(map(vocabulary.is_rare, terms)) < MIN_RARE_TERMS:
+    if len(candidate.answer.split()) > MAX_ANSWER_WORDS or not any(map(vocabulary.is_rare, terms)):
         return False
     return terms.isdisjoint(analyze(candidate.answer)) and not _gives_away(candidate.question, candidate.answer)
 
@@ -158,11 +166,17 @@ def split_by_document(
 ) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
     """Training and test questions; all questions of a document fall on the same side, by a stable hash of its id.
 
-    So do questions about passages of one document that carry its id as "parent".
+    So do questions about passages of one document that carry its id as "parent", unless there is only that document.
+    With 0 < test_share < 1 and two documents or more, neither side is empty.
     """
-    train: list[Mapping[str, Any]] = []
-    test: list[Mapping[str, Any]] = []
-    for question in questions:
-        share = random.Random(question.get("parent") or "|".join(question["supporting_ids"])).random()
-        (test if share < test_share else train).append(question)
-    return train, test
+    owners = [question.get("parent") or "|".join(question["supporting_ids"]) for question in questions]
+    if len(set(owners)) == 1:
+        owners = ["|".join(question["supporting_ids"]) for question in questions]
+    places = {owner: random.Random(owner).random() for owner in owners}
+    is_test = {owner: place < test_share for owner, place in places.items()}
+    if 0 < test_share < 1 and len(places) > 1 and len(set(is_test.values())) == 1:
+        # few documents may all fall on one side: the one nearest to the other side changes it
+        nearest = min(places, key=lambda owner: abs(places[owner] - test_share))
+        is_test[nearest] = not is_test[nearest]
+    train = [question for question, owner in zip(questions, owners, strict=True) if not is_test[owner]]
+    return train, [question for question, owner in zip(questions, owners, strict=True) if is_test[owner]]

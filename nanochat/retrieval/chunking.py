@@ -20,7 +20,7 @@ _WORD = re.compile(f"[{_UNSPACED}][^\\w\\s]*|[^\\s{_UNSPACED}]+")
 # starts with one certain character, so that long runs of one character cost linear time
 _BREAK = re.compile(
     r"""(?P<mark>[.!?\u2026])["'\u201d\u2019\u00bb)\]]*\s+"""
-    r"""|[\u3002\uff01\uff1f][\u201d\u2019\u300d\u300f\uff09"')]*\s*"""
+    r"""|[\u3002\uff01\uff1f][\u201d\u2019\u300d\u300f\uff09]*\s*"""
     r"""|\n[^\S\n]*\n\s*|\n[^\S\n]*(?=(?:[-*\u2022]|\d{1,3}[.)])\s)"""
 )
 _LAST_WORD = re.compile(r"[^\s(\[\"'\u201c\u2018]+\Z")
@@ -73,12 +73,13 @@ def chunk_document(document: Document, max_words: int) -> list[Document]:
     """
     if max_words < 1:
         raise ValueError(f"max_words must be at least 1, not {max_words}")
-    words = [found.span() for found in _WORD.finditer(document.content)]
+    words: list[tuple[int, int]] = []
+    ends: list[int] = []  # number of words up to each sentence end
+    for start, end in sentence_spans(document.content):
+        words += [found.span() for found in _WORD.finditer(document.content, start, end)]
+        ends.append(len(words))
     if len(words) <= max_words:
         return [document]
-    starts = [start for start, _ in words]
-    # the number of words up to each sentence end
-    ends = [bisect_left(starts, end) for _, end in sentence_spans(document.content)]
     chunks: list[Document] = []
     begin = 0
     while begin < len(words):
