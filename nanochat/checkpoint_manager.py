@@ -61,8 +61,7 @@ def save_checkpoint(
     but the `keep` latest steps of this tag. Raises UserError when the folder cannot be written.
     """
     _check_source(source)
-    if not _TAG.fullmatch(tag):
-        raise ConfigError(f"Tag {tag!r} cannot name a folder", hint="use letters, digits, '-', '_' and '.': --tag d20")
+    check_tag(tag)
     path = _tag_folder(source, tag) / f"step_{step:06d}"
     if rank() != 0:
         return path
@@ -81,6 +80,12 @@ def save_checkpoint(
     if keep > 0:
         prune_checkpoints(source, tag, keep=keep)
     return path
+
+
+def check_tag(tag: str) -> None:
+    """Raises ConfigError unless the tag can name a folder of checkpoints."""
+    if not _TAG.fullmatch(tag):
+        raise ConfigError(f"Tag {tag!r} cannot name a folder", hint="use letters, digits, '-', '_' and '.': --tag d20")
 
 
 def prune_checkpoints(source: str, tag: str, *, keep: int) -> list[Path]:
@@ -225,12 +230,8 @@ def _check_source(source: str) -> None:
 
 def _steps(folder: Path) -> list[tuple[int, Path]]:
     """Complete checkpoints of a tag, oldest step first."""
-    found = []
-    for path in folder.glob("step_*"):
-        match = _STEP.fullmatch(path.name)
-        if match and (path / META_FILE).is_file():
-            found.append((int(match[1]), path))
-    return sorted(found)
+    found = ((_STEP.fullmatch(path.name), path) for path in folder.glob("step_*"))
+    return sorted((int(match[1]), path) for match, path in found if match and (path / META_FILE).is_file())
 
 
 def _remove_stale(folder: Path) -> None:

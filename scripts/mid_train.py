@@ -18,7 +18,7 @@ class MidTrainConfig(TrainingConfig):
 
     source: str = "base"              # checkpoint to start from
     source_tag: str = ""              # its tag; empty: the same as --tag
-    stages: str = "recall,facts"      # practice stages in order, comma-separated: copy, recall, facts, documents
+    stages: str = "recall,keys,facts"  # practice in order, comma-separated: copy, recall, keys, facts, documents
     base_tasks: str = ""              # conversations to mix in, comma-separated: SmolTalk or Jsonl:FILE
     task_samples: int = 10000         # conversations per base task
     chat_share: float = 0.15          # share of examples from base tasks, once stages read

@@ -72,8 +72,9 @@ def check_numbers(config: Any, *positive: str) -> None:
 
 def resume_point(config: Any, source: str) -> dict[str, Any] | None:
     """Training state of the latest checkpoint of this source and tag, or None when there is none to resume."""
-    from nanochat.checkpoint_manager import find_checkpoint, load_training_state
+    from nanochat.checkpoint_manager import check_tag, find_checkpoint, load_training_state
 
+    check_tag(config.tag)
     if not config.resume:
         return None
     try:

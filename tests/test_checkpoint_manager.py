@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nanochat import checkpoint_manager as checkpoints
+from nanochat import common
 from nanochat.errors import CheckpointError, CheckpointNotFound, ConfigError, UnsupportedModel, UserError
 from nanochat.model import LanguageModel, ModelConfig
 from nanochat.tokenizer import Tokenizer
@@ -234,7 +235,8 @@ def test_a_kill_before_the_rename_leaves_the_old_checkpoint(tokenizer, monkeypat
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
-        os.rename = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
+        # whichever way the new folder would have come into place
+        os.rename = common._exchange = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
         save(tokenizer, step=step, model=tiny_model(seed=2))
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL

@@ -3,23 +3,20 @@
 import contextlib
 import io
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from nanochat.common import run_main, write_jsonl
-from nanochat.config import load_config
 from nanochat.retrieval import Document, KnowledgeBase
 from scripts import base_train, chat_cli, mid_train, rag_eval, rag_finetune, tok_train
 from tasks.worlds import WorldConfig, make_world
 
-SHAPE = ["--n_embd", "16", "--n_head", "2", "--n_kv_head", "1", "--mlp_hidden", "16", "--d_state", "4", "--headdim", "16",
-         "--sequence_len", "320"]
+SHAPE = ["--n_embd", "16", "--n_head", "2", "--n_kv_head", "1", "--mlp_hidden", "16", "--d_state", "4", "--headdim",
+         "16", "--sequence_len", "320"]
 FAST = ["--tag", "tiny", "--device", "cpu", "--warmup_steps", "0"]
 
 
@@ -80,8 +77,8 @@ def chain(tmp_path_factory):
         printed = {}
         texts = f"{folder / 'documents.jsonl'},{folder / 'queries_train.jsonl'}"
         printed["tok"] = run(tok_train.main, "--input", texts, "--vocab_size", 900)
-        printed["base"] = run(base_train.main, *FAST, *SHAPE, "--input", texts, "--num_steps", 3, "--block_pattern", "M,T",
-                              "--device_batch_size", 2, "--validation_rows", 2, "--practice_share", 0.5)
+        printed["base"] = run(base_train.main, *FAST, *SHAPE, "--input", texts, "--num_steps", 3, "--block_pattern",
+                              "M,T", "--device_batch_size", 2, "--validation_rows", 2, "--practice_share", 0.5)
         result = Chain(folder, printed)
         mid = [*FAST, "--source", "base", "--stages", "recall,facts", "--device_batch_size", 4, "--max_seq_len", 320]
         printed["mid"] = run(mid_train.main, *mid, "--num_steps", 4, "--save_every", 2, "--eval_every", 2,
@@ -176,8 +173,9 @@ def test_a_base_run_is_not_resumed_with_another_shape(chain, capsys):
 
 def test_nothing_to_resume_starts_at_the_beginning_and_a_passed_gate_ends_training(chain, monkeypatch):
     monkeypatch.setattr("nanochat.rag.curriculum.answer_accuracy", lambda *args, **options: 1.0)
-    argv = ["--tag", "gate", "--source_tag", "tiny", "--device", "cpu", "--stages", "recall,facts", "--device_batch_size",
-            "2", "--max_seq_len", "320", "--num_steps", "8", "--eval_every", "1", "--save_every", "1", "--resume"]
+    argv = ["--tag", "gate", "--source_tag", "tiny", "--device", "cpu", "--stages", "recall,facts",
+            "--device_batch_size", "2", "--max_seq_len", "320", "--num_steps", "8", "--eval_every", "1", "--save_every",
+            "1", "--resume"]
     printed = run(mid_train.main, *argv)
     assert "No checkpoint of mid/gate to resume: starting at step 0" in printed
     assert "next_stage facts" in printed and steps_of(chain, "mid", "gate")[-1] == "step_000002"

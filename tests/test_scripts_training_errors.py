@@ -1,4 +1,4 @@
-"""What goes wrong before training: one sentence that names the thing, the next command, exit code 2, nothing written."""
+"""What goes wrong before training: one sentence with the thing's name, the next command, exit 2, nothing written."""
 
 import json
 
@@ -12,7 +12,7 @@ from nanochat.tokenizer import Tokenizer
 from scripts import base_train, mid_train, rag_finetune
 
 MAINS = {"base": base_train.main, "mid": mid_train.main, "rag": rag_finetune.main}
-DOCUMENTS = [{"id": f"d{i}", "title": f"Bridge {i}", "content": f"In spring the Bridge {i} opened to cars in 19{i:02d}."}
+DOCUMENTS = [{"id": f"d{i}", "title": f"Bridge {i}", "content": f"In spring the Bridge {i} opened in 19{i:02d}."}
              for i in range(8)]
 RAG = ["--knowledge_base", "{folder}/kb", "--base_tasks", "", "--device", "cpu", "--tag", "good", "--num_steps", "1"]
 MID = ["--device", "cpu", "--tag", "good", "--num_steps", "1"]
@@ -31,8 +31,8 @@ def folder(tmp_path_factory):
         tokenizer.save(folder / "tokenizer")
         for tag, pattern in (("good", "M,T"), ("attention", "T,T")):
             model = LanguageModel(ModelConfig(
-                block_pattern=pattern, vocab_size=tokenizer.vocab_size, sequence_len=128, n_embd=16, n_head=2, n_kv_head=2,
-                mlp_hidden=16, d_state=4, headdim=16,
+                block_pattern=pattern, vocab_size=tokenizer.vocab_size, sequence_len=128, n_embd=16, n_head=2,
+                n_kv_head=2, mlp_hidden=16, d_state=4, headdim=16,
             ))
             save_checkpoint("mid", tag, 1, model=model, tokenizer=tokenizer, meta={})
         question = {"id": "q", "question": "When?", "answers": ["1903"], "supporting_ids": ["d3"]}
@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
             "fields": [json.dumps({**question, "answers": "1903"})],
             "elsewhere": [json.dumps(question), "", json.dumps({**question, "supporting_ids": ["d99"]})],
             "empty": [""],
-            "chats": [json.dumps({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]})],
+            "chats": [json.dumps({"messages": [{"role": role, "content": "Hi"} for role in ("user", "assistant")]})],
             "short": [json.dumps({"text": "Too short."})] * 2,
         }
         for name, lines in files.items():
@@ -67,7 +67,7 @@ def refused(folder, capsys, source, flags):
 
 
 @pytest.mark.parametrize(("source", "flags", "problem", "hint"), [
-    ("rag", [*RAG, "--knowledge_base", "{folder}/none"], "Knowledge base not found: {folder}/none", "nanochat.retrieval"),
+    ("rag", [*RAG, "--knowledge_base", "{folder}/no"], "Knowledge base not found: {folder}/no", "nanochat.retrieval"),
     ("rag", RAG[2:], "Knowledge base not found: --knowledge_base was not given", "python -m nanochat.retrieval"),
     ("rag", [*RAG, "--source", "base"], "Checkpoint not found: source base has none", "scripts.base_train"),
     ("rag", [*RAG, "--tag", "new"], "Checkpoint not found: source mid, tag new", "scripts.mid_train"),
@@ -83,8 +83,10 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(folder, capsys,
 
 
 @pytest.mark.parametrize(("name", "problem"), [
-    ("broken", "{file}:2: not JSON"), ("fields", "{file}:1: needs question (text), answers and supporting_ids"),
-    ("elsewhere", "{file}:3: supporting document 'd99' is not in the knowledge base"), ("empty", "{file}: no questions"),
+    ("broken", "{file}:2: not JSON"),
+    ("fields", "{file}:1: needs question (text), answers and supporting_ids"),
+    ("elsewhere", "{file}:3: supporting document 'd99' is not in the knowledge base"),
+    ("empty", "{file}: no questions"),
     ("none", "Questions not found: {file}"),
 ])
 def test_bad_questions_are_named_by_file_and_line(folder, capsys, name, problem):
@@ -133,7 +135,7 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_written(folder
 
 def test_a_base_folder_that_cannot_be_written_is_named(folder, capsys, monkeypatch):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", f"{folder}/file")
-    error = refused(folder, capsys, "base", [*BASE, "--practice_share", "1", "--num_steps", "1", "--sequence_len", "32"])
+    error = refused(folder, capsys, "base", [*BASE, "--num_steps", "1", "--sequence_len", "32"])
     assert error.startswith(f"Error: Cannot write {folder}/file"), error
 
 
@@ -151,6 +153,6 @@ def test_help_shows_the_comments_of_inherited_settings_too(source, capsys, monke
         MAINS[source](["--help"])
     printed = capsys.readouterr().out
     assert stop.value.code == 0
-    for comment in ("name of this run's checkpoints", "weights, order of data, practice worlds", "micro-batches per optim"):
+    for comment in ("name of this run's checkpoints", "weights, order of data, practice worlds", "micro-batches per"):
         assert comment in printed
     assert {"base": "model width", "mid": "practice stages in order", "rag": "most documents shown"}[source] in printed

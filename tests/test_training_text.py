@@ -48,7 +48,8 @@ def test_an_epoch_reads_every_row_once_and_the_next_one_another_order():
     num_tokens = sum(len(document) + 1 for document in DOCUMENTS)
     per_epoch = (num_tokens - 1) // 5
     source = stream(DOCUMENTS, rows=1, micro_per_step=1)
-    epochs = [torch.cat([source.batches(epoch * per_epoch + i, 0).ids[0] for i in range(per_epoch)]) for epoch in (0, 1)]
+    rows = [source.batches(number, 0).ids[0] for number in range(2 * per_epoch)]
+    epochs = [torch.cat(rows[:per_epoch]), torch.cat(rows[per_epoch:])]
     for ids in epochs:
         seen = ids[ids != BOS].tolist()
         assert len(set(seen)) == len(seen) and len(ids) > num_tokens - 6

@@ -38,7 +38,8 @@ STAGES: dict[str, Stage] = {
     "recall": Stage(kind="recall", gate=0.9),
     "keys": Stage(
         kind="keys", gate=0.88,
-        examples=ExampleConfig(max_documents=6, lookups=12, unanswerable_share=0.1, taken_away_share=0.1, random_share=1.0),
+        examples=ExampleConfig(max_documents=6, lookups=12, unanswerable_share=0.1, taken_away_share=0.1,
+                               random_share=1.0),
     ),
     "facts": Stage(
         kind="read", gate=0.7, world=_PLAIN | {"min_facts": 1, "max_facts": 3},
@@ -80,8 +81,9 @@ class PracticeWorld:
             document_id = str(len(documents))
             lines = [f"{_relation(fact)}: {fact.value}" for fact in facts]
             documents.append({"id": document_id, "title": subject, "content": _NEWLINE.join(lines)})
-            questions += [{"id": f"{document_id}.{number}", "question": f"{subject} {_relation(fact)}",
-                           "answers": [fact.value], "supporting_ids": [document_id]} for number, fact in enumerate(facts)]
+            for fact in facts:
+                questions.append({"id": f"k{len(questions)}", "question": f"{subject} {_relation(fact)}",
+                                  "answers": [fact.value], "supporting_ids": [document_id]})
         return make_pool(documents, questions, self.retriever_type)
 
     @cached_property
