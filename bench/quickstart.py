@@ -22,6 +22,8 @@ GOALS = {
     ("wrong", "abstention"): ">= 0.80",
     ("retrieved", "citation_validity"): ">= 1.00",
 }
+KEPT = ("checkpoint", "questions", "knowledge_base", "environment", "conditions", "abstention_precision",
+        "abstention_recall", "differences")
 METRICS = ("exact_match", "f1", "recall", "abstention", "citation_validity", "citation_support")
 
 
@@ -45,7 +47,8 @@ def main(argv: list[str]) -> int:
                 cells = [f"{row[m]['value']:.3f}" if row.get(m) else "-" for m in METRICS]
                 print0(f"  {condition:16}{row['num_questions']:>5}  " + "  ".join(f"{cell:>17}" for cell in cells))
         for goal in run["goals"]:
-            print0(f"  {goal['condition']} {goal['metric']}: {goal['value']:.3f}, goal {goal['goal']}: "
+            value = "not measured" if goal["value"] is None else f"{goal['value']:.3f}"
+            print0(f"  {goal['condition']} {goal['metric']}: {value}, goal {goal['goal']}: "
                    + ("reached" if goal["reached"] else "MISSED"))
     write_json(config.output, runs)
     print0(f"wrote {config.output}")
@@ -59,9 +62,7 @@ def gather(folder: Path) -> dict[str, Any]:
     if not reports:
         raise UserError(f"No finished quickstart in {folder}", hint="run it first: bash runs/quickstart.sh")
     times = json.loads((folder / "times.json").read_text(encoding="utf-8"))
-    kept = {name: {key: report[key] for key in ("checkpoint", "questions", "knowledge_base", "environment", "conditions",
-                                                "abstention_precision", "abstention_recall", "differences")}
-            for name, report in reports.items()}
+    kept = {name: {key: report[key] for key in KEPT} for name, report in reports.items()}
     return {
         "minutes": sum(times.values()) / 60, "seconds_by_step": times, "reports": kept,
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "system": platform.system()},
@@ -70,9 +71,11 @@ def gather(folder: Path) -> dict[str, Any]:
 
 
 def _check(conditions: dict[str, Any], condition: str, metric: str, goal: str) -> dict[str, Any]:
-    value = conditions[condition][metric]["value"]
+    measured = conditions[condition][metric]
     relation, bound = goal.split()
-    reached = value >= float(bound) if relation == ">=" else value <= float(bound)
+    # nothing to measure, such as the citations of a model that always abstains, is not a goal reached
+    value = measured["value"] if measured else None
+    reached = value is not None and (value >= float(bound) if relation == ">=" else value <= float(bound))
     return {"condition": condition, "metric": metric, "value": value, "goal": goal, "reached": reached}
 
 

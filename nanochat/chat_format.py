@@ -78,12 +78,12 @@ def render(
 ) -> Rendered:
     """Ids and mask of a conversation.
 
-    The order is bos, system, then in every turn results, question, answer, wherever the retrieval message stands: a first
-    question and a later one about the same documents look alike, and documents can be cached before a question is known.
-    Of a multi-hop turn, whose queries follow from it, the question comes first, then hop by hop query and results. A
-    hop's query is written before its results, except when hop 1 repeats the question. Supervised (mask 1) are answers,
-    citations, abstentions, assistant_end and the queries with their marks; `for_generation` ends after the last
-    assistant_start and leaves out an answer that is there.
+    The order is bos, system, then in every turn results, question, answer, wherever the retrieval message stands: a
+    first question and a later one about the same documents look alike, and documents can be cached before a question is
+    known. Of a multi-hop turn, whose queries follow from it, the question comes first, then hop by hop query and
+    results. A hop's query is written before its results, except when hop 1 repeats the question. Supervised (mask 1)
+    are answers, citations, abstentions, assistant_end and the queries with their marks; `for_generation` ends after the
+    last assistant_start and leaves out an answer that is there.
 
     A document is `doc_i title doc_i content`, without a title `doc_i content`; an answer is its citations, each
     `cite doc_i`, and then its text.

@@ -64,9 +64,9 @@ def _unwritable(path: Path, error: OSError) -> UserError:
 def write_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty temporary sibling folder; on success it replaces `path` by rename, on failure nothing changes.
 
-    An existing folder at `path` changes places with the new one in a single step where the system can do that (Linux), so
-    that a crash leaves one of them complete; elsewhere it is moved aside first. Raises UserError when the parent cannot
-    be written.
+    An existing folder at `path` changes places with the new one in a single step where the system can do that (Linux),
+    so that a crash leaves one of them complete; elsewhere it is moved aside first. Raises UserError when the parent
+    cannot be written.
     """
     path = Path(path)
     try:

@@ -74,14 +74,15 @@ def steps(config: QuickstartConfig, work: Path, tag: str) -> list[Step]:
                  ["--documents", config.documents, "--output", str(knowledge_base), "--type", "bm25", "--limit",
                   str(config.limit), "--chunk_words", str(config.chunk_words)], knowledge_base),
             Step("Questions about your documents, some kept for the test", prepare,
-                 ["--mode", "questions", "--documents", str(knowledge_base), "--output", str(own / "queries_train.jsonl"),
-                  "--test_output", str(own / "queries_test.jsonl")], own / "queries_test.jsonl"),
+                 ["--mode", "questions", "--documents", str(knowledge_base),
+                  "--output", str(own / "queries_train.jsonl"), "--test_output", str(own / "queries_test.jsonl")],
+                 own / "queries_test.jsonl"),
         ]
         texts.append(knowledge_base / "documents.jsonl")
     chain += [
         Step("Tokenizer", "scripts.tok_train",
-             ["--input", ",".join(map(str, texts)), "--vocab_size", str(VOCAB_SIZE), "--output", str(work / "tokenizer"),
-              "--max_chars", "4000000"], work / "tokenizer" / "tokenizer.json"),
+             ["--input", ",".join(map(str, texts)), "--vocab_size", str(VOCAB_SIZE),
+              "--output", str(work / "tokenizer"), "--max_chars", "4000000"], work / "tokenizer" / "tokenizer.json"),
         Step("A new model", "scripts.base_train",
              [str(CONFIGS / "tiny_base.py"), "--tag", tag, "--tokenizer", str(work / "tokenizer"), "--input",
               ",".join(map(str, texts)), "--resume", *speed["base"]]),
@@ -108,7 +109,8 @@ def main(argv: list[str]) -> int:
     if config.speed not in TRAINING:
         raise ConfigError(f"--speed is {config.speed!r}", hint=f"choose one of {', '.join(TRAINING)}")
     if config.documents and not Path(config.documents).exists():
-        raise ConfigError(f"Documents not found: {config.documents}", hint="name a file: --documents my_documents.jsonl")
+        raise ConfigError(f"Documents not found: {config.documents}",
+                          hint="name a file: --documents my_documents.jsonl")
     name = re.sub(r"[^A-Za-z0-9]+", "-", Path(config.documents).name.split(".")[0]).strip("-")
     tag = "quickstart" + (f"-{name}" if config.documents else "") + ("-smoke" if config.speed == "smoke" else "")
     work = Path(config.output) / tag

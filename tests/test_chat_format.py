@@ -8,15 +8,15 @@ from nanochat.errors import ConversationError
 from nanochat.tokenizer import NUM_RESERVED
 
 
-def test_the_order_is_question_results_answer_wherever_retrieval_stands():
+def test_the_order_is_results_question_answer_wherever_retrieval_stands():
     system = {"role": "system", "content": "Be brief."}
     before = render({"messages": [system, retrieval(doc("a")), user(), answer(citations=[0])]}, TOKENIZER)
     after = render({"messages": [system, user(), retrieval(doc("a")), answer(citations=[0])]}, TOKENIZER)
     assert before == after
     assert show(before.ids) == (
-        "<bos><system_start> Be brief.<system_end><user_start> When?<user_end>"
+        "<bos><system_start> Be brief.<system_end>"
         "<results_start><doc_0> Torvik<doc_0> It opened in 1987.<results_end>"
-        "<assistant_start><cite><doc_0> 1987<assistant_end>"
+        "<user_start> When?<user_end><assistant_start><cite><doc_0> 1987<assistant_end>"
     )
     assert supervised(before) == "<cite><doc_0> 1987<assistant_end>"
     assert before.documents == [doc("a")]
@@ -28,12 +28,11 @@ def test_several_turns_share_one_row_of_slots():
     messages += [answer("Ilse"), retrieval(doc("c")), user(), answer("", abstain=True)]
     rendered = render({"messages": messages, "reference": {"answers": ["never shown"]}}, TOKENIZER)
     assert show(rendered.ids) == (
-        "<bos><user_start> When?<user_end>"
-        "<results_start><doc_0> Torvik<doc_0> It opened in 1987.<doc_1> It opened in 1987.<results_end>"
-        "<assistant_start><cite><doc_1> 1987<assistant_end>"
+        "<bos><results_start><doc_0> Torvik<doc_0> It opened in 1987.<doc_1> It opened in 1987.<results_end>"
+        "<user_start> When?<user_end><assistant_start><cite><doc_1> 1987<assistant_end>"
         "<user_start> Who?<user_end><assistant_start> Ilse<assistant_end>"
-        "<user_start> When?<user_end><results_start><doc_2> Torvik<doc_2> It opened in 1987.<results_end>"
-        "<assistant_start><abstain><assistant_end>"
+        "<results_start><doc_2> Torvik<doc_2> It opened in 1987.<results_end>"
+        "<user_start> When?<user_end><assistant_start><abstain><assistant_end>"
     )
     assert supervised(rendered) == "<cite><doc_1> 1987<assistant_end> Ilse<assistant_end><abstain><assistant_end>"
     assert [document["id"] for document in rendered.documents] == ["a", "b", "c"]
@@ -57,8 +56,21 @@ def test_every_citation_stands_before_the_text_in_the_order_given():
 )
 def test_the_mark_stands_before_a_document_and_again_between_title_and_content(title, content, expected):
     rendered = render({"messages": [retrieval(doc("a", content, title)), user()]}, TOKENIZER)
-    assert show(rendered.ids).endswith(f"<results_start>{expected}<results_end>")
+    assert show(rendered.ids) == f"<bos><results_start>{expected}<results_end><user_start> When?<user_end>"
     assert not any(rendered.mask) and (rendered.dropped, rendered.trimmed) == (0, ())
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_question_comes_first_where_queries_follow_from_it(place):
+    hops = [{"hop": 1, "query": "When?", "documents": [doc("a", title="")]},
+            {"hop": 2, "query": "Torvik", "documents": [doc("b", title="")]}]
+    messages = [user(), answer()]
+    messages.insert(place, {"role": "retrieval", "multi_hop": True, "hops": hops})
+    assert show(render({"messages": messages}, TOKENIZER).ids) == (
+        "<bos><user_start> When?<user_end><results_start><doc_0> It opened in 1987.<results_end>"
+        "<query_start> Torvik<query_end><results_start><doc_1> It opened in 1987.<results_end>"
+        "<assistant_start> 1987<assistant_end>"
+    )
 
 
 def test_queries_are_supervised_except_a_first_one_that_repeats_the_question():
@@ -83,8 +95,8 @@ def test_for_generation_ends_after_assistant_start_with_or_without_an_answer():
     open_ended = render({"messages": prompt}, TOKENIZER, for_generation=True)
     with_answer = render({"messages": [*prompt, answer("Ilse", citations=[0])]}, TOKENIZER, for_generation=True)
     assert open_ended == with_answer
-    assert show(open_ended.ids).endswith("<results_end><assistant_start>")
-    assert show(render({"messages": prompt}, TOKENIZER).ids).endswith("<results_end>")
+    assert show(open_ended.ids).endswith("<results_end><user_start> Who?<user_end><assistant_start>")
+    assert show(render({"messages": prompt}, TOKENIZER).ids).endswith("<user_start> Who?<user_end>")
     full = render({"messages": [*prompt, answer("Ilse")]}, TOKENIZER)
     assert full.ids[: len(open_ended.ids)] == open_ended.ids
 
@@ -94,7 +106,9 @@ def test_a_closed_book_question_has_no_results_and_an_empty_search_has_empty_res
         "<bos><user_start> When?<user_end><assistant_start>"
     )
     found_nothing = render({"messages": [retrieval(), user()]}, TOKENIZER, for_generation=True)
-    assert show(found_nothing.ids).endswith("<results_start><results_end><assistant_start>")
+    assert show(found_nothing.ids) == (
+        "<bos><results_start><results_end><user_start> When?<user_end><assistant_start>"
+    )
 
 
 @pytest.mark.parametrize("text", ["[DOC_1]", "<|assistant_end|>", "<|doc_0|> <|results_end|>", "<|cite|><|doc_1|>"])

@@ -41,7 +41,7 @@ def test_the_worst_ranked_document_is_dropped_first_and_the_last_one_kept_is_tri
     nothing = render(conversation, TOKENIZER, max_tokens=1)
     assert (nothing.documents, nothing.dropped, nothing.lost_citations) == ([], 3, 2)
     assert show(nothing.ids) == (
-        "<bos><user_start> When?<user_end><results_start><results_end><assistant_start> 1987<assistant_end>"
+        "<bos><results_start><results_end><user_start> When?<user_end><assistant_start> 1987<assistant_end>"
     )
 
 

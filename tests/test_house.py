@@ -154,7 +154,7 @@ def test_importing_retrieval_is_light(statement):
 
 
 # a file of scripts/ without a main is shared by those that have one
-SCRIPTS = [f"scripts.{path.stem}" for path in python_files("scripts") if "def main(" in path.read_text(encoding="utf-8")]
+SCRIPTS = [f"scripts.{path.stem}" for path in python_files("scripts") if "def main(" in path.read_text()]
 
 
 @pytest.mark.parametrize("module", [*SCRIPTS, "nanochat.retrieval", "nanochat.cli"])

@@ -143,16 +143,16 @@ def test_examples_whose_evidence_does_not_fit_are_left_out_and_counted():
 def test_a_gate_opens_the_next_stage_and_the_last_one_ends_the_ladder(monkeypatch):
     accuracy = {"now": 0.0}
     monkeypatch.setattr(module, "answer_accuracy", lambda *args, **options: accuracy["now"])
-    curriculum = make("recall", "facts")
-    assert curriculum.evaluate(None, 1) == {"stage": "recall", "accuracy": 0.0}
+    curriculum, model = make("recall", "facts"), make_model()
+    assert curriculum.evaluate(model, 1) == {"stage": "recall", "accuracy": 0.0}
     assert (curriculum.index, curriculum.is_passed) == (0, False)
     accuracy["now"] = STAGES["recall"].gate
-    assert curriculum.evaluate(None, 2) == {
+    assert curriculum.evaluate(model, 2) == {
         "stage": "recall", "accuracy": accuracy["now"], "gate_passed": STAGES["recall"].gate, "next_stage": "facts",
     }
     assert (curriculum.index, curriculum.is_passed) == (1, False)
     accuracy["now"] = STAGES["facts"].gate
-    assert curriculum.evaluate(None, 3)["gate_passed"] == STAGES["facts"].gate
+    assert curriculum.evaluate(model, 3)["gate_passed"] == STAGES["facts"].gate
     assert (curriculum.index, curriculum.is_passed) == (1, True)
 
 

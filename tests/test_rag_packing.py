@@ -66,8 +66,8 @@ def test_rows_are_filled():
 
 
 @pytest.mark.parametrize("pattern", ["T", "M", "M,T"])
-@pytest.mark.parametrize("context_weight", [0.0, 0.1])
-def test_the_packed_loss_and_gradient_are_those_of_the_sequences_alone(pattern, context_weight):
+@pytest.mark.parametrize(("context_weight", "group"), [(0.0, range(0)), (0.1, range(0)), (0.1, range(100, 132))])
+def test_the_packed_loss_and_gradient_are_those_of_the_sequences_alone(pattern, context_weight, group):
     config = ModelConfig(
         block_pattern=pattern, vocab_size=300, n_embd=24, n_head=2, n_kv_head=1, mlp_hidden=32, attention_conv=4,
         d_state=8, headdim=12, chunk_size=8, init_std=0.3,
@@ -78,7 +78,7 @@ def test_the_packed_loss_and_gradient_are_those_of_the_sequences_alone(pattern, 
 
     def gradient_of(batches):
         model.zero_grad()
-        loss = sum(language_model_loss(model, batch, normaliser).loss for batch in batches)
+        loss = sum(language_model_loss(model, batch, normaliser, group=group).loss for batch in batches)
         loss.backward()
         return loss.item(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 

@@ -59,7 +59,7 @@ def test_the_journey_ends_with_a_report(folder, capsys):
     printed = capsys.readouterr().out
     assert "Evaluating rag/eval_tiny step 3: 6 questions (1 unanswerable), 5 documents, simple, top 2" in printed
     assert "closed book" in printed and "recall@2" in printed and f"wrote {output / 'report.html'}" in printed
-    names = ["plot.svg", "records.jsonl", "report.html", "report.md", "results.json"]
+    names = ["plot.svg", "records.jsonl", "report.html", "report.md", "results.json", "table.txt"]
     assert sorted(path.name for path in output.iterdir()) == names
     results = json.loads((output / "results.json").read_text())
     assert results["checkpoint"] == {"source": "rag", "tag": "eval_tiny", "step": 3}

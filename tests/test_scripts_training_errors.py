@@ -40,6 +40,7 @@ def folder(tmp_path_factory):
             "broken": [json.dumps(question), '{"question": '],
             "fields": [json.dumps({**question, "answers": "1903"})],
             "elsewhere": [json.dumps(question), "", json.dumps({**question, "supporting_ids": ["d99"]})],
+            "unsupported": [json.dumps({**question, "supporting_ids": []})],
             "empty": [""],
             "chats": [json.dumps({"messages": [{"role": role, "content": "Hi"} for role in ("user", "assistant")]})],
             "short": [json.dumps({"text": "Too short."})] * 2,
@@ -85,6 +86,7 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(folder, capsys,
 @pytest.mark.parametrize(("name", "problem"), [
     ("broken", "{file}:2: not JSON"),
     ("fields", "{file}:1: needs question (text), answers and supporting_ids"),
+    ("unsupported", "{file}:1: it has answers, but 'supporting_ids' is empty"),
     ("elsewhere", "{file}:3: supporting document 'd99' is not in the knowledge base"),
     ("empty", "{file}: no questions"),
     ("none", "Questions not found: {file}"),
@@ -155,4 +157,4 @@ def test_help_shows_the_comments_of_inherited_settings_too(source, capsys, monke
     assert stop.value.code == 0
     for comment in ("name of this run's checkpoints", "weights, order of data, practice worlds", "micro-batches per"):
         assert comment in printed
-    assert {"base": "model width", "mid": "practice stages in order", "rag": "most documents shown"}[source] in printed
+    assert {"base": "model width", "mid": "comma-separated: copy, recall", "rag": "most documents"}[source] in printed

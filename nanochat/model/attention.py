@@ -33,9 +33,9 @@ class Attention(nn.Module):
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Start close to an induction head when there is a convolution (Trockman and Kolter 2023, arXiv:2305.09828).
 
-        Queries and keys share their matrix, so a position looks for its own token; the keys of every second head are moved
-        one position on, so that it finds what followed that token; the output matrix is the values' transpose, so that
-        what is found is what is predicted. Without this, tiny models need many times the steps to learn to copy.
+        Queries and keys share their matrix, so a position looks for its own token; the keys of every second head are
+        moved one position on, so that it finds what followed that token; the output matrix is the values' transpose, so
+        that what is found is what is predicted. Without this, tiny models need many times the steps to learn to copy.
         """
         if self.conv_weight is None:
             return

@@ -1,4 +1,4 @@
-"""Decoding state of a batch of rows: keys and values for attention layers, convolution tails and SSM states for Mamba."""
+"""Decoding state of a batch of rows: keys and values of attention, convolution tails and SSM states of Mamba."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields

@@ -12,8 +12,8 @@ from nanochat.model.layers import RMSNorm
 class LanguageModel(nn.Module):
     """A stack of T and M blocks.
 
-    Laws (float32, 1e-5): forward in any pieces through a cache = forward at once; a row alone = in a batch = packed with
-    `seq_idx`; a fork never disturbs its parent.
+    Laws (float32, 1e-5): forward in any pieces through a cache = forward at once; a row alone = in a batch = packed
+    with `seq_idx`; a fork never disturbs its parent.
     """
 
     def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
@@ -61,8 +61,9 @@ class LanguageModel(nn.Module):
         assert cache is None or seq_idx is None, "packed rows cannot continue a cache"
         assert cache is None or len(cache) == ids.shape[0], f"cache has {len(cache)} rows, ids have {ids.shape[0]}"
         x = self.embed(ids) * self.config.embedding_multiplier
-        for index, block in enumerate(self.layers):
-            x = block(x, cache.layers[index] if cache is not None else None, cache.lengths if cache is not None else None, seq_idx)
+        states = [None] * len(self.layers) if cache is None else cache.layers
+        for block, state in zip(self.layers, states, strict=True):
+            x = block(x, state, None if cache is None else cache.lengths, seq_idx)
         if cache is not None:
             cache.lengths = cache.lengths + ids.shape[1]
         return self.norm(x)

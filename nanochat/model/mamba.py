@@ -15,7 +15,7 @@ DT_MIN, DT_MAX = 0.001, 0.1  # range of the time step at the start, after softpl
 
 
 class Mamba(nn.Module):
-    """Selective state space mixer (Dao and Gu 2024, arXiv:2405.21060), laid out as in the Granite 4.0 and Bamba models."""
+    """Selective state space mixer (Dao and Gu 2024, arXiv:2405.21060), laid out as in Granite 4.0 and Bamba."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

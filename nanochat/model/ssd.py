@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 
 def ssd_sequential(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, state: Tensor | None = None, seq_idx: Tensor | None = None
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, state: Tensor | None = None,
+    seq_idx: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The recurrence, one position at a time.
 

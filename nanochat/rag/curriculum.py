@@ -13,7 +13,7 @@ from nanochat.rag.packing import is_grounded, pack, render_all
 from nanochat.rag.pool import Pool
 from nanochat.rag.practice import EXAMPLES, STAGES, PracticeWorld, Stage
 from nanochat.tokenizer import Tokenizer
-from nanochat.training import Batch
+from nanochat.training import Batch, mean_over_ranks
 from nanochat.training.losses import keep_group
 
 STEPS_PER_WORLD = 2  # a new world every so many steps
@@ -102,8 +102,10 @@ class Curriculum:
         rng = random.Random(f"gate:{self.seed}:{step}")
         world = PracticeWorld(HELD_OUT_SEED + step, stage.world, self.retriever_type)
         rendered = self._render(world, self.gate_examples, rng)
-        metrics["accuracy"] = answer_accuracy(model, rendered, self.row_len, group=self.tokenizer.doc_ids,
-                                              by_token=stage.kind == "copy")
+        accuracy = answer_accuracy(model, rendered, self.row_len, group=self.tokenizer.doc_ids,
+                                   by_token=stage.kind == "copy")
+        # one number for all processes: they must pass a gate together
+        metrics["accuracy"] = mean_over_ranks(accuracy, next(model.parameters()).device)
         if metrics["accuracy"] >= stage.gate:
             metrics["gate_passed"] = stage.gate
             if self.index + 1 < len(self.names):

@@ -42,6 +42,9 @@ def read_questions(path: str | Path, document_ids: set[str]) -> list[dict[str, A
         if not is_text or not _strings(record.get("answers")) or not _strings(supporting):
             raise DocumentError(f"{where}: needs question (text), answers and supporting_ids (lists of text)",
                                 hint='{"id": "q1", "question": "...", "answers": ["..."], "supporting_ids": ["doc_1"]}')
+        if record["answers"] and not supporting:
+            raise DocumentError(f"{where}: it has answers, but 'supporting_ids' is empty",
+                                hint='name the documents that answer it; what nothing answers has "answers": []')
         missing = next((name for name in supporting if name not in document_ids), None)
         if missing is not None:
             hint = "use the knowledge base that the questions were written for"
