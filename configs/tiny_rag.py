@@ -3,11 +3,11 @@
 source = "mid"
 retriever_type = "bm25"
 top_k = 6
-world_share = 0.7
+world_share = 0.9
 base_tasks = ""
-num_steps = 800
+num_steps = 900
 device_batch_size = 18
 max_seq_len = 512
 init_lr_frac = 1.0
-decay_frac = 0.4
+decay_frac = 0.5
 eval_every = 100

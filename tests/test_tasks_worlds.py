@@ -54,7 +54,8 @@ def test_held_out_questions_of_a_type_are_never_training_questions():
 
 
 def test_names_are_plenty():
-    assert min(num_words(role) for role in ENDINGS) > 1_000_000
+    # a training run of 10,000 worlds names some hundred rivers and towns in each; short names keep contexts short
+    assert min(num_words(role) for role in ENDINGS) > 100_000
 
 
 @settings(max_examples=25, deadline=None)

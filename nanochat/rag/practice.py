@@ -47,7 +47,7 @@ STAGES: dict[str, Stage] = {
     ),
     "documents": Stage(
         kind="read", gate=0.9, world={"questions_per_entity": 6},
-        examples=ExampleConfig(max_documents=6, lookups=5, unanswerable_share=0.25, taken_away_share=0.35),
+        examples=ExampleConfig(max_documents=6, lookups=8, unanswerable_share=0.25, taken_away_share=0.35),
     ),
 }
 
