@@ -5,6 +5,7 @@
 Run again, it goes on where it stopped and skips what is done.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.common import base_dir, print0, run_main, write_json
-from nanochat.config import load_config
+from nanochat.config import load_config, origins
 from nanochat.errors import ConfigError
 
 
@@ -114,6 +115,10 @@ def main(argv: list[str]) -> int:
     name = re.sub(r"[^A-Za-z0-9]+", "-", Path(config.documents).name.split(".")[0]).strip("-")
     tag = "quickstart" + (f"-{name}" if config.documents else "") + ("-smoke" if config.speed == "smoke" else "")
     work = Path(config.output) / tag
+    for unused in ("limit", "chunk_words"):
+        if not config.documents and origins(config)[unused] in ("flag", "file"):
+            print0(f"--{unused} has no effect without --documents")
+    check_same_documents(config, work, tag)
     chain = steps(config, work, tag)
     times: dict[str, float] = json.loads((work / "times.json").read_text()) if (work / "times.json").exists() else {}
     for number, step in enumerate(chain, start=1):
@@ -129,6 +134,28 @@ def main(argv: list[str]) -> int:
         write_json(work / "times.json", times)
     show_end(config, work, tag, sum(times.values()))
     return 0
+
+
+def check_same_documents(config: QuickstartConfig, work: Path, tag: str) -> None:
+    """Refuse to go on in a folder that was begun with other documents: what is done would pass for theirs."""
+    if not config.documents:
+        return
+    try:
+        with open(config.documents, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{config.documents}: cannot be read: {error.strerror or error}",
+                          hint="name a file: --documents my_documents.jsonl") from error
+    mine = {"content": digest, "limit": config.limit, "chunk_words": config.chunk_words}
+    kept = work / "documents.json"
+    begun = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else mine
+    if begun != mine and (work / "my_documents").exists():
+        differing = ", ".join(name for name in mine if begun.get(name) != mine[name])
+        raise ConfigError(f"{work} was begun with other documents: not the same {differing}",
+                          hint=f"give {config.documents} another name, which starts a run of its own, or go on with "
+                               f"what {kept} says; --tag {tag} names the old checkpoints")
+    if begun != mine or not kept.exists():
+        write_json(kept, mine)
 
 
 def run_step(step: Step) -> int:

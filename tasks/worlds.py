@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from tasks.world_names import NUMBER_VALUES, NameMaker, Parts, draw_value, join
+from tasks.world_names import NameMaker, Parts, draw_value, join
 from tasks.world_records import RELATIONS, Fact, Question, World, WorldConfig
 from tasks.world_templates import FILLERS, HELD_OUT
 
@@ -39,37 +39,6 @@ def answers_of(value: str) -> tuple[str, ...]:
     """The value as stated, then the bare number where it has a unit: "30 days", "30"."""
     number, _, unit = value.partition(" ")
     return (value, number) if unit in ("crowns", "days") else (value,)
-
-
-def edit_fact(world: World, fact: Fact, new_value: str) -> dict[str, Any]:
-    """The fact's document with `new_value` in place of the stated value; the world itself stays as it is."""
-    document = next(document for document in world.documents if document["id"] == fact.document_id)
-    content, end = document["content"], fact.start + len(fact.value)
-    assert content[fact.start : end] == fact.value, f"{fact} is not what {fact.document_id} states"
-    return {**document, "content": content[: fact.start] + new_value + content[end:]}
-
-
-def fresh_value(world: World, fact: Fact, rng: random.Random) -> str:
-    """Another value for this fact, of the same kind and used nowhere in the world if it is a name."""
-    names = NameMaker(rng, world.names)
-    while (value := draw_value(rng, names, RELATIONS[fact.relation][0])) == fact.value:
-        pass
-    return value
-
-
-def copy_lines(rng: random.Random, n: int, *, pairs: int = 4) -> list[str]:
-    """n lines for a recall warm-up: `pairs` of name and value, then the same pairs in another order.
-
-    "Velda Marsik : 1843 ; Torvik : 52 crowns ; Torvik : 52 crowns ; Velda Marsik : 1843"
-    """
-    names, lines, kinds = NameMaker(rng), [], list(NUMBER_VALUES) + list(TYPE_WEIGHTS)
-    for _ in range(n):
-        shown = []
-        for _ in range(pairs):
-            key = join(names.fresh(rng.choice(tuple(TYPE_WEIGHTS))))
-            shown.append(f"{key} : {draw_value(rng, names, rng.choice(kinds))}")
-        lines.append(" ; ".join(shown + rng.sample(shown, pairs)))
-    return lines
 
 
 @cache

@@ -34,9 +34,20 @@ def test_a_second_run_skips_what_is_done_and_ends_with_table_answer_and_commands
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert printed.count("already there") >= 7
     assert "step 2/2" not in printed, "something was trained again"
-    for part in ("Results on fresh world", "Results on your documents", "condition", "retrieved", "You: ", "Assistant: ",
-                 "python -m scripts.chat_cli --knowledge_base", "bash runs/quickstart.sh --documents"):
+    for part in ("Results on fresh world", "Results on your documents", "condition", "retrieved", "You: ",
+                 "Assistant: ", "python -m scripts.chat_cli --knowledge_base", "bash runs/quickstart.sh --documents"):
         assert part in printed
+
+
+def test_other_documents_do_not_pass_for_those_of_the_first_run(finished, capsys):
+    other = [*arguments(finished), "--limit", "7"]
+    assert run_main(main, other) == 2
+    assert "was begun with other documents: not the same limit\n" in capsys.readouterr().err
+    path = finished / "elsewhere" / "my faq.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"id": "a", "title": "A", "content": "Another file of the same name."}\n')
+    assert run_main(main, [*arguments(finished), "--documents", str(path)]) == 2
+    assert "not the same content\n" in capsys.readouterr().err
 
 
 def test_the_benchmark_gathers_the_reports(finished, capsys):
@@ -50,6 +61,7 @@ def test_the_benchmark_gathers_the_reports(finished, capsys):
 
 @pytest.mark.parametrize("arguments, problem", [
     (["--documents", "nowhere.jsonl"], "Documents not found: nowhere.jsonl"),
+    (["--documents", "."], ".: cannot be read: Is a directory"),
     (["--speed", "ful"], "--speed is 'ful'"),
     (["--docments", "x.jsonl"], "--docments"),
 ])

@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
         files = {
             "broken": [json.dumps(question), '{"question": '],
             "fields": [json.dumps({**question, "answers": "1903"})],
-            "elsewhere": [json.dumps(question), "", json.dumps({**question, "supporting_ids": ["d99"]})],
+            "elsewhere": [json.dumps(question), "", json.dumps({**question, "id": "q2", "supporting_ids": ["d99"]})],
             "unsupported": [json.dumps({**question, "supporting_ids": []})],
             "empty": [""],
             "chats": [json.dumps({"messages": [{"role": role, "content": "Hi"} for role in ("user", "assistant")]})],
@@ -84,8 +84,8 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(folder, capsys,
 
 
 @pytest.mark.parametrize(("name", "problem"), [
-    ("broken", "{file}:2: not JSON"),
-    ("fields", "{file}:1: needs question (text), answers and supporting_ids"),
+    ("broken", "{file}:2: not valid JSON"),
+    ("fields", "{file}:1: 'answers' must be a list of non-empty strings"),
     ("unsupported", "{file}:1: it has answers, but 'supporting_ids' is empty"),
     ("elsewhere", "{file}:3: supporting document 'd99' is not in the knowledge base"),
     ("empty", "{file}: no questions"),

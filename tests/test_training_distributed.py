@@ -6,10 +6,11 @@ import socket
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from training_stubs import tiny_model
 
 from nanochat.device import pick_device, set_cpu_threads
 from nanochat.errors import UserError
-from nanochat.model import LanguageModel, ModelConfig
+from nanochat.model import LanguageModel
 from nanochat.training import Batch, build_optimizer, fit, init_distributed, language_model_loss, mean_over_ranks
 from nanochat.training.distributed import shutdown_distributed
 
@@ -22,19 +23,7 @@ def micro_batch(step: int, micro: int) -> Batch:
 
 
 def train(grad_accum_steps: int) -> tuple[LanguageModel, dict]:
-    model = LanguageModel(
-        ModelConfig(
-            block_pattern="M,T",
-            vocab_size=64,
-            n_embd=32,
-            n_head=2,
-            n_kv_head=1,
-            mlp_hidden=48,
-            d_state=8,
-            headdim=16,
-            chunk_size=8,
-        )
-    )
+    model = tiny_model()
     result = fit(
         model,
         micro_batch,

@@ -5,26 +5,10 @@ import math
 
 import pytest
 import torch
+from training_stubs import tiny_model
 
 from nanochat.errors import UserError
-from nanochat.model import LanguageModel, ModelConfig
 from nanochat.training import Batch, LossOutput, build_optimizer, fit, language_model_loss, warmup_stable_decay
-
-
-def tiny_model() -> LanguageModel:
-    return LanguageModel(
-        ModelConfig(
-            block_pattern="M,T",
-            vocab_size=64,
-            n_embd=32,
-            n_head=2,
-            n_kv_head=1,
-            mlp_hidden=48,
-            d_state=8,
-            headdim=16,
-            chunk_size=8,
-        )
-    )
 
 
 def rows_of(step: int, first: int, count: int) -> Batch:

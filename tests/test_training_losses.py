@@ -2,26 +2,10 @@
 
 import pytest
 import torch
+from training_stubs import tiny_model
 
-from nanochat.model import LanguageModel, ModelConfig
 from nanochat.training import losses
 from nanochat.training.losses import Batch, language_model_loss
-
-
-def tiny_model() -> LanguageModel:
-    return LanguageModel(
-        ModelConfig(
-            block_pattern="M,T",
-            vocab_size=64,
-            n_embd=32,
-            n_head=2,
-            n_kv_head=1,
-            mlp_hidden=48,
-            d_state=8,
-            headdim=16,
-            chunk_size=8,
-        )
-    )
 
 
 def random_batch(rows: int = 4, length: int = 17, seed: int = 0, weighted: bool = False) -> Batch:

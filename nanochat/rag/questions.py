@@ -1,11 +1,11 @@
 """Questions for a knowledge base: the user's own file, the one beside it, or made by rule from its documents."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nanochat.errors import ConfigError, DocumentError
+from nanochat.errors import ConfigError
+from nanochat.rag.question_file import QuestionError, read_records
 from nanochat.rag.synthesis import cloze_questions
 from nanochat.retrieval import Document
 
@@ -13,52 +13,24 @@ BESIDE = "queries_train.jsonl"  # looked for in the knowledge base's folder and 
 
 
 def read_questions(path: str | Path, document_ids: set[str]) -> list[dict[str, Any]]:
-    """Training questions: JSON lines with id, question, answers and supporting_ids.
+    """Training questions of a file: records with id, question, answers, supporting_ids, and what else they hold.
 
-    Raises DocumentError with file:line for a malformed line or a supporting document that is not in the knowledge base.
+    Raises QuestionError with file:line for a malformed line, for answers without a supporting document, and for a
+    supporting document that is not in the knowledge base.
     """
-    path = Path(path)
-    try:
-        # only line feeds end a line: JSON text may hold other line separators
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError as missing:
-        raise ConfigError(f"Questions not found: {path}", hint="give a file: --questions FILE.jsonl") from missing
-    except (OSError, UnicodeDecodeError) as error:
-        raise DocumentError(f"{path}: cannot be read: {error}", hint="questions are UTF-8 JSON lines") from error
-    questions = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            record = json.loads(line)
-            # half a surrogate pair, written as \ud800, is legal JSON but no text
-            json.dumps(record, ensure_ascii=False).encode("utf-8")
-        except (ValueError, RecursionError) as error:
-            raise DocumentError(f"{where}: not JSON: {error}", hint="one JSON object per line") from error
-        record = record if isinstance(record, dict) else {}
-        question, supporting = record.get("question"), record.get("supporting_ids")
-        is_text = isinstance(question, str) and question.strip()
-        if not is_text or not _strings(record.get("answers")) or not _strings(supporting):
-            raise DocumentError(f"{where}: needs question (text), answers and supporting_ids (lists of text)",
-                                hint='{"id": "q1", "question": "...", "answers": ["..."], "supporting_ids": ["doc_1"]}')
+    records, _ = read_records(path)
+    for where, record in records:
+        supporting = record["supporting_ids"]
         if record["answers"] and not supporting:
-            raise DocumentError(f"{where}: it has answers, but 'supporting_ids' is empty",
+            raise QuestionError(f"{where}: it has answers, but 'supporting_ids' is empty",
                                 hint='name the documents that answer it; what nothing answers has "answers": []')
         missing = next((name for name in supporting if name not in document_ids), None)
         if missing is not None:
             hint = "use the knowledge base that the questions were written for"
             if f"{missing}#1" in document_ids:
                 hint = f"it was split into passages: name those that answer, such as {missing + '#1'!r}"
-            raise DocumentError(f"{where}: supporting document {missing!r} is not in the knowledge base", hint=hint)
-        questions.append({**record, "id": str(record.get("id", number))})
-    if not questions:
-        raise DocumentError(f"{path}: no questions", hint="one JSON object per line")
-    return questions
-
-
-def _strings(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) and item.strip() for item in value)
+            raise QuestionError(f"{where}: supporting document {missing!r} is not in the knowledge base", hint=hint)
+    return [record for _, record in records]
 
 
 def questions_for(
@@ -79,7 +51,11 @@ def questions_for(
     origin = f"{len(questions)} from {found}" if found else ""
     if any(question.get("kind") == "cloze" for question in questions):
         cloze_per_document = 0
-    cloze = cloze_questions([document.to_dict() for document in documents], per_document=cloze_per_document, seed=seed)
+    cloze: list[dict[str, Any]] = []
+    # looking through all documents takes a while: not for nothing
+    if cloze_per_document:
+        records = [document.to_dict() for document in documents]
+        cloze = cloze_questions(records, per_document=cloze_per_document, seed=seed)
     if cloze:
         origin += (", " if origin else "") + f"{len(cloze)} fill-in questions made from the documents"
     if not questions and not cloze:

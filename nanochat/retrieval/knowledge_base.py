@@ -73,7 +73,7 @@ class KnowledgeBase:
         if chunk_words:
             documents = chunk_documents(documents, chunk_words)
         records = _check_documents(documents)
-        with write_folder(path) as folder:
+        with contextlib.ExitStack() as until_replaced, write_folder(path) as folder:
             with open(folder / "documents.jsonl", "wb") as file:
                 file.writelines(records)
             index = folder / "indexes" / retriever_type
@@ -83,6 +83,9 @@ class KnowledgeBase:
             indexes = {retriever_type: index_record(retriever.describe(), index)}
             manifest = make_manifest(folder, retriever_type, len(documents), indexes, chunk_words=chunk_words)
             write_json(folder / "manifest.json", manifest)
+            if (path / "manifest.json").is_file() and os.access(path, os.W_OK):
+                # another process may be adding an index to the old folder, and would finish in the new one
+                until_replaced.enter_context(_exclusive(path))
         return cls.open(path)
 
     @classmethod

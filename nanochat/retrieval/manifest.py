@@ -24,7 +24,7 @@ def make_manifest(
     return {
         "format": FORMAT,
         "version": VERSION,
-        "created_by": f"nanochat-rag {getattr(nanochat, '__version__', '0.1.0')}",
+        "created_by": f"nanochat-rag {nanochat.__version__}",
         "retriever_type": retriever_type,
         "num_documents": num_documents,
         "chunk_words": chunk_words,
