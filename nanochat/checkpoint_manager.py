@@ -23,7 +23,7 @@ from nanochat.tokenizer import Tokenizer
 
 SOURCES = ("base", "mid", "rag", "refrag")
 MAKERS = {  # source -> the command that makes such a checkpoint
-    "base": "python -m scripts.base_train",
+    "base": "python -m scripts.base_train --input data/my_documents.jsonl",
     "mid": "python -m scripts.mid_train",
     "rag": "python -m scripts.rag_finetune --knowledge_base data/my_kb --source mid",
     "refrag": "python -m scripts.refrag_finetune --knowledge_base data/my_kb --source rag",

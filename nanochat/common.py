@@ -77,6 +77,8 @@ def write_folder(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         for name in temporary.rglob("*"):
+            # some writers, such as safetensors, make files that only the owner can read
+            os.chmod(name, 0o755 if name.is_dir() else 0o644)
             _sync(name)
         _sync(temporary)
         os.chmod(temporary, 0o755)

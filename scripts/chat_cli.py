@@ -156,6 +156,8 @@ def check(config: ChatConfig) -> None:
             "Knowledge base not found: --knowledge_base was not given",
             hint="build it: python -m nanochat.retrieval --documents my_documents.jsonl --output data/my_kb",
         )
+    if config.question is not None and not config.question.strip():
+        raise ConfigError("--question is empty", hint='--question "What is the return policy?"')
     for name in ("top_k", "max_tokens"):
         if getattr(config, name) < 1:
             raise ConfigError(f"--{name} must be at least 1, not {getattr(config, name)}", hint=f"--{name} 5")

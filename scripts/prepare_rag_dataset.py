@@ -218,7 +218,8 @@ def validate(config: PrepareRagDatasetConfig) -> int:
         print0(config.documents)
         print0(report(documents, len(errors)))
         if not documents and not errors:
-            errors.append(DocumentError(f"{config.documents}: holds no documents"))
+            errors.append(DocumentError(f"{config.documents}: holds no documents",
+                                        hint="write one JSON object per line: id, title, content"))
     for error in errors[:_SHOWN_ERRORS]:
         print(f"Error: {error.problem}\n  hint: {error.hint}", file=sys.stderr)
     if len(errors) > _SHOWN_ERRORS:

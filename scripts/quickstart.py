@@ -124,14 +124,15 @@ def main(argv: list[str]) -> int:
     for number, step in enumerate(chain, start=1):
         print0(f"\n[{number}/{len(chain)}] {step.title}")
         print0(f"$ python -m {step.module} {shlex.join(step.argv)}")
-        if step.writes is not None and step.writes.exists():
+        if step.writes is not None and step.writes.exists() and not is_stale(step, tag):
             print0(f"already there: {step.writes}")
             continue
-        start = time.time()
+        start, trained = time.time(), last_trained(tag)
         if code := run_step(step):
             return code
-        times[step.title] = times.get(step.title, 0.0) + time.time() - start
-        write_json(work / "times.json", times)
+        if step.writes is not None or last_trained(tag) != trained:
+            times[step.title] = times.get(step.title, 0.0) + time.time() - start
+            write_json(work / "times.json", times)
     show_end(config, work, tag, sum(times.values()))
     return 0
 
@@ -156,6 +157,17 @@ def check_same_documents(config: QuickstartConfig, work: Path, tag: str) -> None
                                f"what {kept} says; --tag {tag} names the old checkpoints")
     if begun != mine or not kept.exists():
         write_json(kept, mine)
+
+
+def last_trained(tag: str) -> list[float]:
+    """When the checkpoints of this tag were written, in seconds since the epoch; changes when a step has trained."""
+    return sorted(path.stat().st_mtime for path in (base_dir() / "checkpoints").glob(f"*/{tag}/step_*/meta.json"))
+
+
+def is_stale(step: Step, tag: str) -> bool:
+    """Whether a report is older than the model that it is about."""
+    return step.module == "scripts.rag_eval" and any(
+        step.writes.stat().st_mtime < written for written in last_trained(tag))
 
 
 def run_step(step: Step) -> int:

@@ -291,7 +291,7 @@ def test_files_are_plain_tensors_and_json(tokenizer):
         "optimizer.safetensors",
         "optimizer.json",
     }
-    assert {entry.name for entry in path.iterdir()} == names
+    assert {(entry.name, entry.stat().st_mode & 0o777) for entry in path.iterdir()} == {(name, 0o644) for name in names}
     assert load_file(path / "optimizer.safetensors").keys() == optimizer.state_tensors().keys()
     copy = path.parent / "step_000009"
     shutil.copytree(path, copy)

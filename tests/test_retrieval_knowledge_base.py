@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 from nanochat.errors import DocumentError, KnowledgeBaseError, KnowledgeBaseNotFound, MissingDependency, UserError
 from nanochat.retrieval import RETRIEVERS, Document, KnowledgeBase
+from nanochat.retrieval.simple import SimpleRetriever
 from tasks.example_documents import example_documents
 
 DOCUMENTS = [Document.from_dict(record) for record in example_documents()]
@@ -88,6 +90,32 @@ def test_processes_that_ask_at_once_build_it_together(tmp_path):
         worker.join()
     assert [worker.exitcode for worker in workers] == [0] * 4
     KnowledgeBase.open(tmp_path / "kb").verify()
+
+
+def test_a_build_waits_for_an_index_that_is_being_added_to_the_old_folder(tmp_path, monkeypatch):
+    place, is_indexing, may_go_on = tmp_path / "kb", threading.Event(), threading.Event()
+    old = KnowledgeBase.build(DOCUMENTS, place, "bm25")
+    index = SimpleRetriever.index
+
+    def slow_index(self, documents):
+        is_indexing.set()
+        assert may_go_on.wait(20)
+        index(self, documents)
+
+    monkeypatch.setattr(SimpleRetriever, "index", slow_index)
+    adding = threading.Thread(target=old.retriever, args=("simple",))
+    adding.start()
+    assert is_indexing.wait(20)
+    building = threading.Thread(target=KnowledgeBase.build, args=(DOCUMENTS[:3], place, "bm25"))
+    building.start()
+    building.join(0.5)
+    assert len(KnowledgeBase.open(place).documents) == len(DOCUMENTS), "the folder was replaced too early"
+    may_go_on.set()
+    adding.join(20)
+    building.join(20)
+    new = KnowledgeBase.open(place)
+    new.verify()
+    assert len(new.documents) == 3 and list(new.manifest["indexes"]) == ["bm25"]
 
 
 def test_a_folder_that_cannot_be_written_keeps_the_index_in_memory(place, name, caplog):

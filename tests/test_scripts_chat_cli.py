@@ -104,7 +104,7 @@ def test_control_characters_of_documents_never_reach_the_terminal(knowledge_base
         (["--knowledge_base", "{kb}", "--tag", "plain"], "Error: RAG requires Mamba or hybrid models"),
         (["--knowledge_base", "{kb}", "--top_k", "0"], "Error: --top_k must be at least 1"),
         (["--knowledge_base", "{kb}", "--device", "gpu"], "Error: Device 'gpu' is not known"),
-        (["--knowledge_base", "{kb}", "--question", " "], "Error: "),
+        (["--knowledge_base", "{kb}", "--question", " "], "Error: --question is empty"),
         (["--knowledgebase", "{kb}"], "Error: Unknown flag --knowledgebase"),
     ],
 )

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from nanochat.common import run_main
-from nanochat.retrieval import RETRIEVERS, RetrievalManager, read_documents
+from nanochat.errors import KnowledgeBaseNotFound
+from nanochat.retrieval import RETRIEVERS, KnowledgeBase, RetrievalManager, read_documents
 from scripts.prepare_rag_dataset import main
 from tasks.example_documents import example_documents, example_questions
 
@@ -89,4 +90,15 @@ def test_mistakes_are_two_lines_and_exit_2(tmp_path, monkeypatch, capsys, words,
 def test_an_empty_file_is_an_error(tmp_path, capsys):
     (tmp_path / "docs.jsonl").write_text("")
     assert run_main(main, ["--mode", "validate", "--documents", str(tmp_path / "docs.jsonl")]) == 2
-    assert "holds no documents" in capsys.readouterr().err
+    problem, hint = capsys.readouterr().err.splitlines()
+    assert "holds no documents" in problem and hint.strip() != "hint:"
+
+
+def test_a_near_miss_of_the_knowledge_base_is_named(tmp_path):
+    assert main(["--mode", "example", "--output", str(tmp_path)]) == 0
+    with pytest.raises(KnowledgeBaseNotFound, match="has no manifest.json") as caught:
+        KnowledgeBase.open(tmp_path)
+    assert caught.value.hint == f"it is inside: --knowledge_base {tmp_path / 'knowledge_base'}"
+    with pytest.raises(KnowledgeBaseNotFound, match="it is a file") as caught:
+        KnowledgeBase.open(tmp_path / "documents.jsonl")
+    assert f"--documents {tmp_path / 'documents.jsonl'} --output" in caught.value.hint

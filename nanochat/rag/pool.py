@@ -11,6 +11,7 @@ Search = Callable[[Sequence[str], int], list[list[int]]]
 # whether a conversation has room in a row
 Fits = Callable[[Mapping[str, Any]], bool]
 CLOSE_SHARE = 0.7  # of later questions without answer: those that are close to what is shown
+ABOUT_SHARE = 0.6  # contexts in which these ask of a subject that is shown what its document does not say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +128,8 @@ class Pool:
         chosen = rng.sample(here, min(config.lookups - 1 - absent, len(here)))
         absent = min(absent, 1 + len(chosen) // 2, len(self.questions))
         near = [question for position in hits if position not in shown for question in self.questions_of[position]]
-        near += [question for position in shown for question in self.unanswerable_of[position]]
+        about = [question for position in shown for question in self.unanswerable_of[position]]
+        near = rng.sample(about, len(about)) if rng.random() < ABOUT_SHARE and about else near
         elsewhere = rng.sample(near, min(sum(rng.random() < CLOSE_SHARE for _ in range(absent)), len(near)))
         elsewhere += rng.sample(self.questions, absent - len(elsewhere))
         chosen += _others(elsewhere, [first, *chosen])

@@ -46,7 +46,7 @@ STAGES: dict[str, Stage] = {
         examples=ExampleConfig(max_documents=4, lookups=8, unanswerable_share=0.1, taken_away_share=0.1),
     ),
     "documents": Stage(
-        kind="read", gate=0.9, world={"questions_per_entity": 6},
+        kind="read", gate=0.9, world={"questions_per_entity": 6, "unanswerable_share": 0.35},
         examples=ExampleConfig(max_documents=6, lookups=8, unanswerable_share=0.25, taken_away_share=0.35),
     ),
 }

@@ -55,15 +55,26 @@ def check_file(path: Path, name: str, record: Mapping[str, Any], *, always_hash:
         raise damaged(path, f"{name} is not what was written (its hash differs)")
 
 
+def _not_found(path: Path) -> KnowledgeBaseNotFound:
+    problem = f"Knowledge base not found: {path}"
+    build = "build it: python -m nanochat.retrieval --documents"
+    if path.is_file():
+        hint = f"{build} {path} --output data/my_kb --type simple"
+        return KnowledgeBaseNotFound(f"{problem} (it is a file)", hint=hint)
+    if (path / "knowledge_base" / "manifest.json").is_file():
+        # prepare_rag_dataset writes its knowledge base inside the output folder
+        return KnowledgeBaseNotFound(f"{problem} (the folder has no manifest.json)",
+                                     hint=f"it is inside: --knowledge_base {path / 'knowledge_base'}")
+    problem += " (the folder has no manifest.json)" if path.is_dir() else ""
+    return KnowledgeBaseNotFound(problem, hint=f"{build} my_documents.jsonl --output {path} --type simple")
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of the knowledge base at `path`, its form checked."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as missing:
-        raise KnowledgeBaseNotFound(
-            f"Knowledge base not found: {path}" + (" (the folder has no manifest.json)" if path.is_dir() else ""),
-            hint=f"build it: python -m nanochat.retrieval --documents my_documents.jsonl --output {path} --type simple",
-        ) from missing
+        raise _not_found(path) from missing
     except OSError as error:
         raise KnowledgeBaseError(
             f"Knowledge base {path} cannot be read: {error.strerror or error}",

@@ -119,7 +119,7 @@ def _lines_up_to(path: Path, step: int) -> list[str]:
     if step == 0 or not path.exists():
         return []
     kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
