@@ -23,7 +23,7 @@ from nanochat.errors import ConfigError
 class QuickstartConfig:
     documents: str = ""               # your own documents (.jsonl or .jsonl.gz); empty: only the practice world
     limit: int = 2000                 # read only so many of them; 0 reads all
-    chunk_words: int = 80             # your documents are cut into passages of so many words
+    chunk_words: int = 60             # your documents are cut into passages of so many words
     output: str = "data"              # working folders are made here
     speed: str = "full"               # "full", or "smoke": a few steps of everything, to see that it runs
 
@@ -56,19 +56,11 @@ def steps(config: QuickstartConfig, work: Path, tag: str) -> list[Step]:
     speed = TRAINING[config.speed]
     practice, fresh, own = work / "practice_world", work / "fresh_world", work / "my_documents"
     prepare = "scripts.prepare_rag_dataset"
-    chain = [
-        Step("Example documents", prepare, ["--mode", "example", "--output", str(work / "example")],
-             work / "example" / "knowledge_base"),
-        Step("A generated world to practise on", prepare,
-             ["--mode", "world", "--output", str(practice), "--seed", "1", "--num_entities", "1000",
-              "--retriever_type", "bm25"], practice / "knowledge_base"),
-        Step("A fresh world for the test: no name in common with the first", prepare,
-             ["--mode", "world", "--output", str(fresh), "--seed", "2", "--num_entities", "400", "--retriever_type",
-              "bm25", "--exclude", str(practice), "--questions_name", "queries_test.jsonl"], fresh / "knowledge_base"),
-    ]
+    chain: list[Step] = []
     texts = [practice / "documents.jsonl", practice / "queries_train.jsonl", work / "example" / "documents.jsonl"]
     knowledge_base = practice / "knowledge_base"
     if config.documents:
+        # first, so that a bad line is found before anything else is written
         knowledge_base = own / "knowledge_base"
         chain += [
             Step("Your documents", "nanochat.retrieval",
@@ -81,6 +73,16 @@ def steps(config: QuickstartConfig, work: Path, tag: str) -> list[Step]:
         ]
         texts.append(knowledge_base / "documents.jsonl")
     chain += [
+        Step("Example documents", prepare, ["--mode", "example", "--output", str(work / "example")],
+             work / "example" / "knowledge_base"),
+        Step("A generated world to practise on", prepare,
+             ["--mode", "world", "--output", str(practice), "--seed", "1", "--num_entities", "1000",
+              "--retriever_type", "bm25"], practice / "knowledge_base"),
+        Step("A fresh world for the test: no name in common with the first", prepare,
+             ["--mode", "world", "--output", str(fresh), "--seed", "2", "--num_entities", "400", "--retriever_type",
+              "bm25", "--exclude", str(practice), "--questions_name", "queries_test.jsonl"], fresh / "knowledge_base"),
+    ]
+    chain += [
         Step("Tokenizer", "scripts.tok_train",
              ["--input", ",".join(map(str, texts)), "--vocab_size", str(VOCAB_SIZE),
               "--output", str(work / "tokenizer"), "--max_chars", "4000000"], work / "tokenizer" / "tokenizer.json"),
@@ -91,7 +93,7 @@ def steps(config: QuickstartConfig, work: Path, tag: str) -> list[Step]:
              [str(CONFIGS / "tiny_mid.py"), "--tag", tag, "--resume", *speed["mid"]]),
         Step("Fine-tuning on retrieved documents", "scripts.rag_finetune",
              [str(CONFIGS / "tiny_rag.py"), "--tag", tag, "--knowledge_base", str(knowledge_base), "--resume",
-              *([] if config.documents else ["--cloze_per_document", "0"]), *speed["rag"]]),
+              *(["--world_share", "0.6"] if config.documents else ["--cloze_per_document", "0"]), *speed["rag"]]),
         Step("Test on the fresh world", "scripts.rag_eval",
              ["--knowledge_base", str(fresh / "knowledge_base"), "--questions", str(fresh / "queries_test.jsonl"),
               "--tag", tag, "--top_k", "3", "--output", str(work / "report"), *speed["eval"]],

@@ -123,3 +123,10 @@ def test_rows_start_fresh():
         first.advance([0], torch.tensor([id]))
     second: AnswerRows = grammar.begin([1])
     assert second.allowed([0])[0, ABSTAIN]
+
+
+def test_a_search_without_result_can_only_be_answered_by_abstaining():
+    grammar = AnswerGrammar(TOKENIZER, num_ids=TOKENIZER.vocab_size)
+    allowed = grammar.begin([0, 0], searched=[True, False]).allowed([0, 1])
+    assert allowed[0].nonzero().flatten().tolist() == [TOKENIZER.special("abstain")]
+    assert allowed[1].sum() > 256, "without any search the model may say what it likes"

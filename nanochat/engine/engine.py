@@ -155,7 +155,9 @@ class _Run:
         grammar = self.engine._grammar
         started = time.perf_counter()
         self.session.extend(range(len(self.prompts)), [prompt.ids for prompt in self.prompts])
-        rule = grammar.begin([len(prompt.documents) for prompt in self.prompts])
+        results = self.engine.tokenizer.special("results_start")
+        searched = [results in prompt.ids for prompt in self.prompts]
+        rule = grammar.begin([len(prompt.documents) for prompt in self.prompts], searched=searched)
         for step in self.session.steps(self.params, stop_ids=(grammar.end,), rule=rule):
             now = time.perf_counter()
             if not self.num_sampled:

@@ -56,20 +56,24 @@ class AnswerGrammar:
         self.next_state = next_state[:, kinds].to(device)  # (states, V), -1 where forbidden
         self.device = self.docs.device
 
-    def begin(self, num_documents: Sequence[int]) -> "AnswerRows":
-        """Rows about to start an answer; num_documents: how many each was shown, in slots 0 ... n-1."""
-        return AnswerRows(self, num_documents)
+    def begin(self, num_documents: Sequence[int], *, searched: Sequence[bool] | None = None) -> "AnswerRows":
+        """Rows about to start an answer; num_documents: how many each was shown, in slots 0 ... n-1.
+
+        searched: whether results were given, if only empty ones; by default where documents are shown. With must_cite a
+        row that was searched for and shown nothing can only abstain.
+        """
+        return AnswerRows(self, num_documents, [n > 0 for n in num_documents] if searched is None else searched)
 
 
 class AnswerRows:
     """Where each row of a batch stands in its answer: the session's rule."""
 
-    def __init__(self, grammar: AnswerGrammar, num_documents: Sequence[int]) -> None:
+    def __init__(self, grammar: AnswerGrammar, num_documents: Sequence[int], searched: Sequence[bool]) -> None:
         self._grammar = grammar
         counts = torch.tensor(list(num_documents), dtype=torch.long, device=grammar.device)
         self._states = torch.full_like(counts, START)  # (B,)
         self._open = torch.arange(NUM_DOC_SLOTS, device=grammar.device) < counts[:, None]  # (B, S) shown, not yet cited
-        self._owes_citation = (counts > 0) & grammar.must_cite
+        self._owes_citation = torch.tensor(list(searched), device=grammar.device) & grammar.must_cite
 
     def allowed(self, rows: Sequence[int]) -> Tensor:
         """(len(rows), V) bool: which ids may come next in each row."""
