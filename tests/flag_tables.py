@@ -1,4 +1,4 @@
-"""The flag tables of docs/guide.md, made from the settings classes. From the repository root: python tests/flag_tables.py"""
+"""The flag tables of docs/guide.md, made from the settings classes. To rewrite them: python tests/flag_tables.py"""
 
 import ast
 import io
