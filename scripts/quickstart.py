@@ -29,8 +29,8 @@ class QuickstartConfig:
 
 
 CONFIG = QuickstartConfig
-# your own words need ids of their own; names of the practice worlds must not fall into more pieces for it: with 2,048 ids
-# over all of your text they did, and the model never learned to tell documents apart
+# your own words need ids of their own, but names of the practice worlds must not fall into more pieces for it: with
+# 2,048 ids over all of your text they did, and the model never learned to tell documents apart
 VOCAB_SIZE, VOCAB_SIZE_WITH_DOCUMENTS = 2048, 3072
 TOKENIZER_CHARS = 1_000_000  # the practice world's come first, then yours
 CONFIGS = Path(os.path.relpath(Path(__file__).resolve().parent.parent / "configs"))
@@ -87,9 +87,10 @@ def steps(config: QuickstartConfig, work: Path, tag: str) -> list[Step]:
     ]
     chain += [
         Step("Tokenizer", "scripts.tok_train",
-             ["--input", ",".join(map(str, texts)), "--vocab_size",
-              str(VOCAB_SIZE_WITH_DOCUMENTS if config.documents else VOCAB_SIZE),
-              "--output", str(work / "tokenizer"), "--max_chars", str(TOKENIZER_CHARS)], work / "tokenizer" / "tokenizer.json"),
+             ["--input", ",".join(map(str, texts)), "--output", str(work / "tokenizer"), "--max_chars",
+              str(TOKENIZER_CHARS), "--vocab_size",
+              str(VOCAB_SIZE_WITH_DOCUMENTS if config.documents else VOCAB_SIZE)],
+             work / "tokenizer" / "tokenizer.json"),
         Step("A new model", "scripts.base_train",
              [str(CONFIGS / "tiny_base.py"), "--tag", tag, "--tokenizer", str(work / "tokenizer"), "--input",
               ",".join(map(str, texts)), "--resume", *speed["base"]]),
