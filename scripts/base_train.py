@@ -10,7 +10,7 @@ from typing import Any
 from nanochat.common import print0, run_main, world_size
 from nanochat.config import load_config, origins
 from nanochat.errors import ConfigError
-from scripts.training_run import TrainingConfig, check_numbers, resume_point, train
+from scripts.training_run import TrainingConfig, check_numbers, resume_point, say_unused, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,10 @@ def main(argv: list[str]) -> int:
     check_numbers(config, "num_steps", "device_batch_size", "validation_rows")
     if not config.input and config.practice_share == 0:
         raise ConfigError("--input is missing", hint="name text files, or practise only: --practice_share 1")
+    if not config.input:
+        say_unused(config, "without --input", "validation_share", "validation_rows")
+    if config.practice_share == 0:
+        say_unused(config, "with --practice_share 0", "context_weight")
     # imported here so that --help does not wait for it
     from nanochat.checkpoint_manager import load_model
     from nanochat.common import base_dir

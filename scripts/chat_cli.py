@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nanochat.common import run_main
-from nanochat.config import load_config
+from nanochat.common import print0, run_main
+from nanochat.config import load_config, origins
 from nanochat.errors import ConfigError, KnowledgeBaseNotFound, UserError
 
 if TYPE_CHECKING:
@@ -184,6 +184,8 @@ def open_chat(config: ChatConfig) -> Chat:
 def main(argv: list[str]) -> int:
     config = load_config(CONFIG, argv, prog="scripts.chat_cli", description=__doc__ or "")
     check(config)
+    if config.temperature == 0 and origins(config)["seed"] not in ("default", "code"):
+        print0("--seed has no effect at --temperature 0: the likeliest answer is always the same")
     for stream in (sys.stdin, sys.stdout):
         # a stray byte or a narrow console must not end the conversation
         if isinstance(stream, io.TextIOWrapper):

@@ -9,7 +9,7 @@ from typing import Any
 from nanochat.common import print0, run_main
 from nanochat.config import load_config, origins
 from nanochat.errors import ConfigError
-from scripts.training_run import TrainingConfig, check_numbers, find_start, row_length, train
+from scripts.training_run import TrainingConfig, check_numbers, find_start, row_length, say_unused, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,10 @@ def main(argv: list[str]) -> int:
     check_retriever_type(config.retriever_type)
     device = pick_device(config.device)
     set_cpu_threads()
+    if all(STAGES[name].kind != "read" for name in stages):
+        say_unused(config, "without a stage that reads", "base_tasks", "chat_share", "task_samples")
+    elif not config.base_tasks:
+        say_unused(config, "without --base_tasks", "chat_share", "task_samples")
     chats = load_chats(config, is_explicit=origins(config)["base_tasks"] != "default")
     start = find_start(config, "mid", device)
     curriculum = Curriculum(

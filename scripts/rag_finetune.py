@@ -11,7 +11,7 @@ from nanochat.common import print0, run_main, world_size
 from nanochat.config import load_config, origins
 from nanochat.errors import ConfigError, KnowledgeBaseNotFound
 from scripts.mid_train import load_chats
-from scripts.training_run import TrainingConfig, check_numbers, find_start, row_length, train
+from scripts.training_run import TrainingConfig, check_numbers, find_start, row_length, say_unused, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,8 @@ def main(argv: list[str]) -> int:
     training, validation = split_by_document(questions, test_share=config.validation_share)
     start = find_start(config, "rag", device)
     require_mamba(start.model.config, config.source, config.source_tag or config.tag)
+    if not config.base_tasks:
+        say_unused(config, "without --base_tasks", "chat_share", "task_samples")
     chats = load_chats(config, is_explicit=origins(config)["base_tasks"] != "default")
     print0(f"Questions: {origin}; {len(validation)} kept for validation")
     mixture = Mixture(chats=chats, chat_share=config.chat_share if chats else 0.0, pool_share=pool_share(config, chats),

@@ -8,7 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from nanochat.common import base_dir, print0, world_size
-from nanochat.config import describe
+from nanochat.config import describe, origins
 from nanochat.errors import CheckpointNotFound, ConfigError
 
 if TYPE_CHECKING:
@@ -68,6 +68,13 @@ def check_numbers(config: Any, *positive: str) -> None:
             raise ConfigError(f"--{name} is {value}, must lie in 0..1", hint=f"for example --{name} 0.5")
         if value < 0:
             raise ConfigError(f"--{name} is {value}, must be at least 0", hint=f"see --help for --{name}")
+
+
+def say_unused(config: Any, reason: str, *names: str) -> None:
+    """One line for each of the named settings that was given although it has no effect here."""
+    for name in names:
+        if origins(config)[name] not in ("default", "code"):
+            print0(f"--{name} has no effect {reason}")
 
 
 def resume_point(config: Any, source: str) -> dict[str, Any] | None:

@@ -158,3 +158,16 @@ def test_help_shows_the_comments_of_inherited_settings_too(source, capsys, monke
     for comment in ("name of this run's checkpoints", "weights, order of data, practice worlds", "micro-batches per"):
         assert comment in printed
     assert {"base": "model width", "mid": "comma-separated: copy, recall", "rag": "most documents"}[source] in printed
+
+
+@pytest.mark.parametrize("values, stages, told", [
+    ({"chat_share": 0.3}, "recall,facts", ["--chat_share has no effect without --base_tasks"]),
+    ({"base_tasks": "Jsonl:x"}, "recall", ["--base_tasks has no effect without a stage that reads"]),
+    ({}, "recall", []),
+])
+def test_settings_without_effect_are_named(values, stages, told, capsys):
+    flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
+    # no such checkpoint: the run ends after its settings were looked at
+    assert run_main(mid_train.main, [*flags, "--stages", stages, "--source_tag", "nowhere", "--device", "cpu"]) == 2
+    printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if "no effect" in line] == told
