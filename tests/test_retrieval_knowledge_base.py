@@ -264,3 +264,13 @@ def test_kill_9_leaves_the_old_or_the_new_one(place, name):
         assert len(knowledge_base.documents) in (5, 10)
         assert first(knowledge_base, "sourdough starter") == 4
     KnowledgeBase.build(DOCUMENTS, place, name)
+
+
+def test_the_hint_for_a_damaged_index_keeps_the_type(tmp_path):
+    path = tmp_path / "kb"
+    KnowledgeBase.build([Document(id="a", title="Kite", content="A red kite.")], path, "bm25")
+    for file in (path / "indexes" / "bm25").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(KnowledgeBaseError) as caught:
+        KnowledgeBase.open(path).retriever()
+    assert caught.value.hint.endswith(f"--output {path} --type bm25")

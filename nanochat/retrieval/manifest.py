@@ -9,6 +9,7 @@ from typing import Any
 
 import nanochat
 from nanochat.errors import KnowledgeBaseError, KnowledgeBaseNotFound
+from nanochat.retrieval.base import RETRIEVERS
 
 FORMAT = "nanochat-knowledge-base"
 VERSION = 1
@@ -129,5 +130,14 @@ def damaged(path: Path, problem: str) -> KnowledgeBaseError:
     source = "my_documents.jsonl" if "documents.jsonl" in problem else path / "documents.jsonl"
     return KnowledgeBaseError(
         f"Knowledge base {path} is damaged: {problem}",
-        hint=f"build it again: python -m nanochat.retrieval --documents {source} --output {path}",
+        hint=f"build it again: python -m nanochat.retrieval --documents {source} --output {path}{_type_flag(path)}",
     )
+
+
+def _type_flag(path: Path) -> str:
+    """The flag for the type that a damaged folder was built with, as far as its manifest can still be read."""
+    try:
+        name = json.loads((path / "manifest.json").read_text(encoding="utf-8")).get("retriever_type", "")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return f" --type {name}" if name in RETRIEVERS else ""
