@@ -120,3 +120,15 @@ def test_build_mistakes_are_two_lines_and_exit_2(tmp_path, documents_file, words
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and message in lines[0] and lines[1].startswith("  hint: ")
     assert [path.name for path in tmp_path.iterdir()] == ["docs.jsonl.gz"]
+
+
+def test_many_threads_share_one_small_cache(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    words = [f"word{i}" for i in range(20)]
+    documents = [Document(id=word, title="", content=f"{word} stands here") for word in words]
+    KnowledgeBase.build(documents, tmp_path / "kb", "simple")
+    manager = RetrievalManager("simple", tmp_path / "kb", cache_size=2)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda i: manager.retrieve(words[i % 20], top_k=1)[0].id, range(2000)))
+    assert found == [words[i % 20] for i in range(2000)]
