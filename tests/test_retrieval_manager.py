@@ -122,13 +122,20 @@ def test_build_mistakes_are_two_lines_and_exit_2(tmp_path, documents_file, words
     assert [path.name for path in tmp_path.iterdir()] == ["docs.jsonl.gz"]
 
 
-def test_many_threads_share_one_small_cache(tmp_path):
-    from concurrent.futures import ThreadPoolExecutor
-
-    words = [f"word{i}" for i in range(20)]
-    documents = [Document(id=word, title="", content=f"{word} stands here") for word in words]
+def test_a_result_evicted_by_another_thread_during_the_search_is_not_lost(tmp_path, monkeypatch):
+    words = ["kite", "lamp", "pump", "loom"]
+    documents = [Document(id=word, title="", content=f"a {word} stands here") for word in words]
     KnowledgeBase.build(documents, tmp_path / "kb", "simple")
     manager = RetrievalManager("simple", tmp_path / "kb", cache_size=2)
-    with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda i: manager.retrieve(words[i % 20], top_k=1)[0].id, range(2000)))
-    assert found == [words[i % 20] for i in range(2000)]
+    manager.retrieve("kite", top_k=1)
+    search = manager._retriever.search
+
+    def search_while_others_do(queries, top_k):
+        monkeypatch.setattr(manager._retriever, "search", search)
+        # what another thread does in the meantime: it fills the cache, and "kite" leaves it
+        manager.retrieve_batch(["pump", "loom"], top_k)
+        return search(queries, top_k)
+
+    monkeypatch.setattr(manager._retriever, "search", search_while_others_do)
+    found = manager.retrieve_batch(["kite", "lamp"], top_k=1)
+    assert [row[0].id for row in found] == ["kite", "lamp"]
