@@ -2,16 +2,21 @@
 
 import difflib
 import importlib
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from nanochat.errors import ConfigError, UserError
+from nanochat.errors import ConfigError
 from nanochat.retrieval.document import Document
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Hit(NamedTuple):
-    """One result: the document's position in the indexed sequence, and its score (higher is better, above zero)."""
+    """One result: the row of the document in what is indexed, and its score (higher is better)."""
 
     position: int
     score: float
@@ -20,22 +25,39 @@ class Hit(NamedTuple):
 class Retriever(Protocol):
     """A ranking of documents for queries.
 
-    Laws, held by one test over the whole table: best first; equal scores in document order; at most `top_k` hits, fewer
-    rather than documents that share nothing with the query; a batch equals its queries one by one; any text is a
-    legal query, never syntax; loaded equals built.
+    Laws, held by one test over the whole table: best first; equal scores in document order; at most `top_k` hits; a
+    batch equals its queries one by one; any text is a legal query, never syntax; a query without a word finds nothing;
+    loaded equals built; written in pieces equals written at once. The lexical types return fewer hits rather than
+    documents that share no word with the query.
     """
+
+    @property
+    def num_rows(self) -> int:
+        """How many documents are indexed or loaded."""
 
     def index(self, documents: Sequence[Document]) -> None:
         """Replace what is indexed. The sequence must not change afterwards."""
 
-    def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
-        """The best hits of each query, one list per query."""
+    def search(
+        self, queries: Sequence[str], top_k: int, *, allowed: "np.ndarray | None" = None
+    ) -> list[list[Hit]]:
+        """The best hits of each query, one list per query.
+
+        allowed: bool (num_rows,), the rows that may be returned; None allows all. The result is that of a search
+        without it, less the rows that are not allowed.
+        """
 
     def save(self, folder: Path) -> None:
         """Write the index into an existing empty folder."""
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote. Raises ValueError or OSError when the files do not fit together."""
+        """Read what `save` or `write` wrote. Raises ValueError or OSError when the files do not fit together."""
+
+    def write(self, folder: Path, documents: Sequence[Document], previous: Path | None = None) -> None:
+        """Write the index of `previous`, a folder of this type, followed by `documents`, into an empty folder.
+
+        Unchanged files are hard links; `previous` is never changed, nor is what this object has loaded.
+        """
 
     def describe(self) -> dict[str, Any]:
         """What the index depends on (analysis chain, parameters), JSON-ready. Equal descriptions mean usable files."""
@@ -45,16 +67,17 @@ class Retriever(Protocol):
 RETRIEVERS = {
     "simple": "nanochat.retrieval.simple:SimpleRetriever",
     "bm25": "nanochat.retrieval.bm25:BM25Retriever",
+    "dense": "nanochat.retrieval.dense:DenseRetriever",
+    "hybrid": "nanochat.retrieval.hybrid:HybridRetriever",
 }
-PLANNED_RETRIEVERS = ("dense", "hybrid")
+# types made of others: a knowledge base stores the indexes of these
+COMPONENTS = {"hybrid": ("bm25", "dense")}
 
 
 def check_retriever_type(name: str) -> str:
-    """The name, if a retriever of that name exists; otherwise a UserError that says what to use."""
+    """The name, if a retriever of that name exists; otherwise a ConfigError with the nearest."""
     if name in RETRIEVERS:
         return name
-    if name in PLANNED_RETRIEVERS:
-        raise UserError(f"Retriever type {name!r} is not built yet; use bm25 or simple", hint="for example: bm25")
     near = difflib.get_close_matches(name, RETRIEVERS, n=1, cutoff=0.4)
     raise ConfigError(
         f"Unknown retriever type {name!r}; there are: {', '.join(RETRIEVERS)}",
@@ -62,7 +85,15 @@ def check_retriever_type(name: str) -> str:
     )
 
 
-def make_retriever(name: str) -> Retriever:
-    """A new, empty retriever from the table."""
+def make_retriever(name: str, settings: Mapping[str, Any] | None = None) -> Retriever:
+    """A new, empty retriever from the table. `settings` are its class's keyword arguments, such as the model."""
     module, _, attribute = RETRIEVERS[check_retriever_type(name)].partition(":")
-    return getattr(importlib.import_module(module), attribute)()
+    return getattr(importlib.import_module(module), attribute)(**(settings or {}))
+
+
+def hard_link_or_copy(source: Path, target: Path) -> None:
+    """The same file under a second name, which costs no space; a copy where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
