@@ -25,13 +25,16 @@ from nanochat.errors import ConfigError
 Config = TypeVar("Config")
 
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+# flags of many values that are files, so that a value may look like a config file
+FILES = ("documents",)
 _EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def load_config(cls: type[Config], argv: list[str], *, prog: str, description: str = "") -> Config:
     """An instance of the frozen dataclass `cls`. `--help` prints and exits 0; anything wrong raises ConfigError.
 
-    The first argument that is no flag and ends in .py, .toml or .json is the config file.
+    The first argument that is no flag and ends in .py, .toml or .json is the config file; after a flag of many files
+    (--documents) it is one of those instead.
     """
     if any(argument in ("--help", "-h") for argument in argv):
         _print_help(cls, prog, description)
@@ -95,6 +98,22 @@ def _print_help(cls: type, prog: str, description: str) -> None:
         return
 
 
+def lead(argv: list[str], name: str) -> list[str]:
+    """The arguments with the words before the first flag given to the flag `name`: `sync notes` is `sync --name notes`.
+
+    Where `name` is given as a flag too, its values follow.
+    """
+    count = next((place for place, word in enumerate(argv) if word.startswith("--")), len(argv))
+    if not count:
+        return argv
+    words, rest = argv[:count], argv[count:]
+    for place, word in enumerate(rest):
+        spelled, equals, value = word.partition("=")
+        if spelled.lstrip("-").replace("-", "_") == name:
+            return [*rest[:place], f"--{name}", *words, *([value] if equals else []), *rest[place + 1 :]]
+    return [f"--{name}", *words, *rest]
+
+
 def _split(argv: list[str], hints: Mapping[str, Any], prog: str) -> tuple[str | None, dict[str, list[str]]]:
     """The config file, and the words given for each flag. A lone -- (left over from torchrun) is skipped."""
     words = [word for word in argv if word != "--"]
@@ -111,10 +130,11 @@ def _split(argv: list[str], hints: Mapping[str, Any], prog: str) -> tuple[str | 
         spelled, equals, value = word.partition("=")
         name = _field_name(spelled, hints, prog)
         given = [value] if equals else []
-        while not equals and place < len(words) and _belongs(words[place], hints[name], len(given)):
+        while not equals and place < len(words) and _belongs(words[place], hints[name], len(given), name in FILES):
             given.append(words[place])
             place += 1
-        flags[name] = given
+        # a flag of many values may be repeated; of others the last one counts
+        flags[name] = [*flags.get(name, []), *given] if _is_many(hints[name]) else given
     return path, flags
 
 
@@ -127,13 +147,13 @@ def _field_name(spelled: str, hints: Mapping[str, Any], prog: str) -> str:
     raise ConfigError(f"Unknown flag {_short(spelled, quote=False)}", hint=hint)
 
 
-def _belongs(word: str, annotation: Any, taken: int) -> bool:
+def _belongs(word: str, annotation: Any, taken: int, takes_files: bool) -> bool:
     """Whether the next word is a value of this flag."""
     if word.startswith("--"):
         return False
     if _is_bool(annotation):
         return taken == 0 and not word.endswith(SUFFIXES)
-    return taken == 0 or (_is_many(annotation) and not word.endswith(SUFFIXES))
+    return taken == 0 or (_is_many(annotation) and (takes_files or not word.endswith(SUFFIXES)))
 
 
 def _parse_flags(flags: Mapping[str, list[str]], hints: Mapping[str, Any]) -> dict[str, Any]:

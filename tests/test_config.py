@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nanochat.common import run_main
-from nanochat.config import describe, load_config, origins
+from nanochat.config import describe, lead, load_config, origins
 from nanochat.config_file import MAX_BYTES, read_config_file
 from nanochat.errors import ConfigError
 
@@ -276,3 +276,27 @@ def test_any_command_line_gives_settings_or_a_clean_error(argv):
         assert isinstance(load(*argv), Example)
     except ConfigError as error:
         assert "\n" not in error.problem + error.hint
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManyConfig:
+    documents: tuple[str, ...] = ()   # files
+    output: str = ""                  # folder
+
+
+@pytest.mark.parametrize(("argv", "documents"), [
+    (["--documents", "a.json", "b.py", "c.jsonl", "--output", "x"], ("a.json", "b.py", "c.jsonl")),
+    (["--output", "x", "--documents", "a.json", "b.toml"], ("a.json", "b.toml")),
+    (["--documents=a.json", "--output", "x"], ("a.json",)),
+    (["--documents", "a", "--output", "x", "--documents", "b", "c"], ("a", "b", "c")),
+])
+def test_a_flag_that_takes_files_takes_those_that_look_like_config_files(argv, documents):
+    config = load_config(ManyConfig, argv, prog="test")
+    assert (config.documents, config.output) == (documents, "x")
+
+
+def test_words_before_the_first_flag_go_to_the_named_one():
+    assert lead(["a", "b.json", "--output", "x"], "documents") == ["--documents", "a", "b.json", "--output", "x"]
+    assert lead(["a", "--documents", "b"], "documents") == ["--documents", "a", "b"]
+    assert lead(["a", "--x", "1", "--documents=b"], "documents") == ["--x", "1", "--documents", "a", "b"]
+    assert lead(["--output", "x"], "documents") == ["--output", "x"] and lead([], "documents") == []

@@ -152,7 +152,7 @@ def test_commands_in_our_documents_parse(page, command, monkeypatch, capsys):
 @pytest.mark.parametrize("words", COMMANDS)
 def test_every_subcommand_has_a_main_and_settings(words):
     module, rest = find([*words.split(), "--help"])
-    assert rest == ["--help"]
+    assert rest == [*COMMANDS[words].given, "--help"]
     home = importlib.import_module(module)
     assert callable(home.main) and home.CONFIG.__dataclass_params__.frozen
 
