@@ -26,7 +26,7 @@ Config = TypeVar("Config")
 
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 # flags of many values that are files, so that a value may look like a config file
-FILES = ("documents",)
+FILES = ("documents", "questions")
 _EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 

@@ -26,12 +26,12 @@ class KbUpdateConfig:
     ids: tuple[str, ...] = ()         # delete: ids of documents
     purge: bool = False               # delete: take the text out of every old version as well; cannot be undone
     backups: tuple[str, ...] = ()     # delete with purge: folders of backups to take it out of, too
-    strict: bool = False              # add, update, sync: change nothing when any file or line cannot be used
+    strict: bool = False              # add, update: change nothing when any file or line cannot be used
 
 
 CONFIG = KbUpdateConfig
 SETTINGS = {
-    "add": ("documents", "strict"), "update": ("documents", "strict"), "sync": ("documents", "strict"),
+    "add": ("documents", "strict"), "update": ("documents", "strict"), "sync": ("documents",),
     "delete": ("ids", "purge", "backups"),
 }
 
@@ -64,7 +64,7 @@ def change(knowledge_base: "KnowledgeBase", config: KbUpdateConfig) -> "Change":
     if config.action == "delete":
         return knowledge_base.delete(config.ids, purge=config.purge, backups=config.backups)
     if config.action == "sync":
-        return knowledge_base.sync(config.documents, strict=config.strict, progress=print0)
+        return knowledge_base.sync(config.documents, progress=print0)
     from nanochat.retrieval.readers import load_documents
 
     documents, errors = load_documents(config.documents, strict=config.strict, progress=print0)

@@ -56,10 +56,10 @@ def _versions(knowledge_base: "KnowledgeBase", config: KbVersionsConfig) -> None
     if config.json:
         print0(json.dumps([vars(info) for info in infos], indent=2))
         return
-    print0(f"{'version':>7}  {'when (UTC)':<19}  {'documents':>9}  {'passages':>9}  what")
+    print0(f"{'version':>7}  {'when':<19}  {'documents':>9}  {'passages':>9}  what")
     for info in infos:
         mark = " <- current" if info.is_current else ""
-        print0(f"{info.version:>7}  {info.created[:19].replace('T', ' '):<19}  {info.num_documents:>9,}  "
+        print0(f"{info.version:>7}  {info.time[:19].replace('T', ' '):<19}  {info.num_documents:>9,}  "
                f"{info.num_passages:>9,}  {info.action}{mark}")
 
 
@@ -90,9 +90,9 @@ def _rollback(knowledge_base: "KnowledgeBase", config: KbVersionsConfig) -> None
 def _prune(knowledge_base: "KnowledgeBase", config: KbVersionsConfig) -> None:
     if config.keep < 1:
         raise ConfigError(f"--keep is {config.keep}", hint="at least the current version stays: --keep 1")
-    removed, in_use = knowledge_base.prune(keep=config.keep)
-    print0(f"{config.knowledge_base}: removed {len(removed)} old versions"
-           + (f"; kept because they are in use: {', '.join(map(str, in_use))}" if in_use else ""))
+    done = knowledge_base.prune(keep=config.keep)
+    print0(f"{config.knowledge_base}: removed {len(done.removed)} old versions, {done.freed_bytes / 1e6:.1f} MB"
+           + (f"; kept because they are in use: {', '.join(map(str, done.in_use))}" if done.in_use else ""))
 
 
 def _compact(knowledge_base: "KnowledgeBase", config: KbVersionsConfig) -> None:

@@ -10,7 +10,6 @@
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +20,14 @@ from nanochat.config import load_config, origins
 from nanochat.errors import ConfigError, DocumentError, UserError
 from nanochat.retrieval import Document
 
-LONG_WORDS, SHORT_WORDS = 2000, 20
-_SHOWN_ERRORS, _SHOWN_IDS = 10, 3
+_SHOWN_ERRORS = 10
 NAMES = "names.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareRagDatasetConfig:
     mode: Literal["example", "world", "build", "validate", "questions"] = "example"  # what to do
-    documents: str = ""               # build, validate, questions: file of documents; questions: or knowledge base
+    documents: tuple[str, ...] = ()   # build, validate, questions: files and folders; questions: or a knowledge base
     output: str = ""                  # folder to write; questions: file; validate: knowledge base to check as well
     retriever_type: Literal["simple", "bm25", "dense", "hybrid"] = "simple"  # example, world, build: index to make
     model: str = ""                   # build: encoder for dense and hybrid
@@ -72,10 +70,11 @@ def main(argv: list[str]) -> int:
 
 def build(config: PrepareRagDatasetConfig) -> int:
     """Build a knowledge base, as python -m nanochat.retrieval does."""
-    from nanochat.retrieval.__main__ import build
+    from nanochat.retrieval.__main__ import BuildConfig
+    from nanochat.retrieval.__main__ import build as build_knowledge_base
 
-    return build(config.documents, config.output, config.retriever_type, model=config.model, limit=config.limit,
-                 chunk_words=config.chunk_words)
+    same = {name: getattr(config, name) for name in ("documents", "output", "model", "limit", "chunk_words")}
+    return build_knowledge_base(BuildConfig(**same, type=config.retriever_type))
 
 
 def write_example(config: PrepareRagDatasetConfig) -> int:
@@ -174,8 +173,9 @@ def write_questions(config: PrepareRagDatasetConfig) -> int:
         print0("--test_share has no effect without --test_output")
     outputs = [Path(place) for place in (config.output, config.test_output) if place]
     _check_question_places(outputs)
-    is_folder = Path(config.documents).is_dir()
-    documents = KnowledgeBase.open(config.documents).documents if is_folder else read_documents(config.documents)
+    is_knowledge_base = len(config.documents) == 1 and (Path(config.documents[0]) / "CURRENT").is_file()
+    documents = (KnowledgeBase.open(config.documents[0]).documents if is_knowledge_base
+                 else read_documents(config.documents, progress=print0))
     documents = documents[: config.limit or None]
     made: Sequence[Mapping[str, Any]] = cloze_questions(
         [document.to_dict() for document in documents], per_document=config.questions_per_document, seed=config.seed
@@ -188,7 +188,7 @@ def write_questions(config: PrepareRagDatasetConfig) -> int:
         write_jsonl(path, questions)
         num_asked = len({question["supporting_ids"][0] for question in questions})
         print0(f"Wrote {path}: {len(questions):,} questions about {num_asked:,} of {len(documents):,} documents")
-    kind = "--knowledge_base " + (config.documents if is_folder else "data/my_kb")
+    kind = "--knowledge_base " + (config.documents[0] if is_knowledge_base else "data/my_kb")
     print0(f"Next: python -m scripts.rag_eval {kind} --questions {outputs[-1]}")
     return 0
 
@@ -208,17 +208,18 @@ def _check_question_places(outputs: Sequence[Path]) -> None:
 def validate(config: PrepareRagDatasetConfig) -> int:
     """Print what is in the documents (and the knowledge base); 2 when any line cannot be used."""
     from nanochat.retrieval import KnowledgeBase
-    from nanochat.retrieval.readers import scan_documents
+    from nanochat.retrieval.linting import Linter
+    from nanochat.retrieval.readers import scan_all
 
-    documents: list[Document] = []
-    errors: list[DocumentError] = []
+    linter, errors = Linter(), []
+    for entry in scan_all(config.documents, config.limit or None) if config.documents else ():
+        linter.look(entry)
+        errors += [entry] if isinstance(entry, UserError) else []
     if config.documents:
-        for _, entry in scan_documents(config.documents, config.limit or None):
-            (errors if isinstance(entry, DocumentError) else documents).append(entry)
-        print0(config.documents)
-        print0(report(documents, len(errors)))
-        if not documents and not errors:
-            errors.append(DocumentError(f"{config.documents}: holds no documents",
+        name = ", ".join(config.documents)
+        print0(f"{name}\n{linter.report().table()}\nMore: nanochat kb lint {' '.join(config.documents)}")
+        if not linter.report().num_documents and not errors:
+            errors.append(DocumentError(f"{name}: holds no documents",
                                         hint="write one JSON object per line: id, title, content"))
     for error in errors[:_SHOWN_ERRORS]:
         print(f"Error: {error.problem}\n  hint: {error.hint}", file=sys.stderr)
@@ -230,30 +231,6 @@ def validate(config: PrepareRagDatasetConfig) -> int:
         kinds = ", ".join(knowledge_base.manifest["indexes"])
         print0(f"{config.output}: {len(knowledge_base.documents):,} documents, indexes: {kinds}; all files as written")
     return 2 if errors else 0
-
-
-def report(documents: Sequence[Document], num_errors: int) -> str:
-    """A table of counts and lengths, with the first ids of what deserves a look."""
-    num_words = {document.id: len(document.content.split()) for document in documents}
-    lengths = sorted(num_words.values()) or [0]
-    titles = Counter(document.title.strip().lower() for document in documents)
-    contents: dict[str, str] = {}
-    repeated = [item.id for item in documents if contents.setdefault(item.content, item.id) != item.id]
-    rows: list[tuple[str, str, list[str]]] = [
-        ("documents", f"{len(documents):,}", []),
-        ("lines with errors", f"{num_errors:,}", []),
-        ("words (least, median, most)", f"{lengths[0]:,} / {lengths[len(lengths) // 2]:,} / {lengths[-1]:,}", []),
-    ]
-    findings = {
-        f"longer than {LONG_WORDS:,} words": [name for name, words in num_words.items() if words > LONG_WORDS],
-        f"shorter than {SHORT_WORDS} words": [name for name, words in num_words.items() if words < SHORT_WORDS],
-        "without a title": [document.id for document in documents if not document.title.strip()],
-        "sharing a title": [document.id for document in documents if titles[document.title.strip().lower()] > 1
-                            and document.title.strip()],
-        "repeating a content": repeated,
-    }
-    rows += [(name, f"{len(ids):,}", ids[:_SHOWN_IDS]) for name, ids in findings.items()]
-    return "\n".join(f"  {name:<28} {count:>18}  {', '.join(ids)}".rstrip() for name, count, ids in rows)
 
 
 MODES: dict[str, Callable[[PrepareRagDatasetConfig], int]] = {

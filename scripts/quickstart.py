@@ -21,7 +21,7 @@ from nanochat.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class QuickstartConfig:
-    documents: str = ""               # your own documents (.jsonl or .jsonl.gz); empty: only the practice world
+    documents: str = ""               # your own documents, a file or a folder; empty: only the practice world
     limit: int = 2000                 # read only so many of them; 0 reads all
     chunk_words: int = 60             # your documents are cut into passages of so many words
     output: str = "data"              # working folders are made here
@@ -68,22 +68,26 @@ def steps(config: QuickstartConfig, work: Path, tag: str) -> list[Step]:
         chain += [
             Step("Your documents", "nanochat.retrieval",
                  ["--documents", config.documents, "--output", str(knowledge_base), "--type", "bm25", "--limit",
-                  str(config.limit), "--chunk_words", str(config.chunk_words)], knowledge_base),
+                  str(config.limit), "--chunk_words", str(config.chunk_words)], knowledge_base / "CURRENT"),
+            Step("Their text, for the tokenizer and the first training", "scripts.kb_versions",
+                 ["--action", "export", "--knowledge_base", str(knowledge_base), "--output",
+                  str(own / "documents.jsonl")], own / "documents.jsonl"),
             Step("Questions about your documents, some kept for the test", prepare,
                  ["--mode", "questions", "--documents", str(knowledge_base),
                   "--output", str(own / "queries_train.jsonl"), "--test_output", str(own / "queries_test.jsonl")],
                  own / "queries_test.jsonl"),
         ]
-        texts.append(knowledge_base / "documents.jsonl")
+        texts.append(own / "documents.jsonl")
     chain += [
         Step("Example documents", prepare, ["--mode", "example", "--output", str(work / "example")],
-             work / "example" / "knowledge_base"),
+             work / "example" / "knowledge_base" / "CURRENT"),
         Step("A generated world to practise on", prepare,
              ["--mode", "world", "--output", str(practice), "--seed", "1", "--num_entities", "1000",
-              "--retriever_type", "bm25"], practice / "knowledge_base"),
+              "--retriever_type", "bm25"], practice / "knowledge_base" / "CURRENT"),
         Step("A fresh world for the test: no name in common with the first", prepare,
              ["--mode", "world", "--output", str(fresh), "--seed", "2", "--num_entities", "400", "--retriever_type",
-              "bm25", "--exclude", str(practice), "--questions_name", "queries_test.jsonl"], fresh / "knowledge_base"),
+              "bm25", "--exclude", str(practice), "--questions_name", "queries_test.jsonl"],
+             fresh / "knowledge_base" / "CURRENT"),
     ]
     chain += [
         Step("Tokenizer", "scripts.tok_train",
@@ -118,7 +122,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"--speed is {config.speed!r}", hint=f"choose one of {', '.join(TRAINING)}")
     if config.documents and not Path(config.documents).exists():
         raise ConfigError(f"Documents not found: {config.documents}",
-                          hint="name a file: --documents my_documents.jsonl")
+                          hint="name a file or folder: --documents my_documents.jsonl")
     name = re.sub(r"[^A-Za-z0-9]+", "-", Path(config.documents).name.split(".")[0]).strip("-")
     tag = "quickstart" + (f"-{name}" if config.documents else "") + ("-smoke" if config.speed == "smoke" else "")
     work = Path(config.output) / tag
@@ -149,11 +153,10 @@ def check_same_documents(config: QuickstartConfig, work: Path, tag: str) -> None
     if not config.documents:
         return
     try:
-        with open(config.documents, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = digest_of(Path(config.documents))
     except OSError as error:
         raise ConfigError(f"{config.documents}: cannot be read: {error.strerror or error}",
-                          hint="name a file: --documents my_documents.jsonl") from error
+                          hint="name a file or folder: --documents my_documents.jsonl") from error
     mine = {"content": digest, "limit": config.limit, "chunk_words": config.chunk_words}
     kept = work / "documents.json"
     begun = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else mine
@@ -164,6 +167,21 @@ def check_same_documents(config: QuickstartConfig, work: Path, tag: str) -> None
                                f"what {kept} says; --tag {tag} names the old checkpoints")
     if begun != mine or not kept.exists():
         write_json(kept, mine)
+
+
+def digest_of(path: Path) -> str:
+    """Changes when a file, or the name or content of any file in a folder, changes."""
+    from nanochat.retrieval.readers import find_files
+
+    if not path.is_dir():
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    whole = hashlib.sha256()
+    for found in find_files(path):
+        with open(found.path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+        whole.update(found.relative.encode("utf-8", "replace") + b"\0" + digest)
+    return whole.hexdigest()
 
 
 def last_trained(tag: str) -> list[float]:

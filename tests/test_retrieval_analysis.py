@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.retrieval import make_retriever
-from nanochat.retrieval.analysis import STOP_WORDS, analyze, spaced_words
+from nanochat.retrieval.analysis import STOP_WORDS, _words_of, analyze, spaced_words
 from nanochat.retrieval.stemming import _EXCEPTIONS, _STEP2, _STEP3, _STEP4, stem
 from tasks.example_documents import example_documents
 
@@ -29,6 +29,20 @@ from tasks.example_documents import example_documents
 ])  # fmt: skip
 def test_words(text, words):
     assert spaced_words(text).split() == words.split()
+
+
+MIXED = "aZ1_ \u2019\u2014\u00e9\u0301\u00bd\u0130\u2103\u0915\u6771\ud800"
+
+
+@given(st.text(st.characters(exclude_categories=())) | st.text(MIXED))
+def test_the_short_way_gives_the_words_of_the_long_way(text):
+    assert spaced_words(text).split() == _words_of(text).split()
+
+
+def test_every_character_goes_the_same_short_or_long_way():
+    for code in [*range(0x3400), *range(0xa000, 0x20000, 7)]:
+        text = f"a{chr(code)}b A {chr(code)}\u0301"
+        assert spaced_words(text).split() == _words_of(text).split(), hex(code)
 
 
 def test_stop_words_and_debris_are_not_terms():

@@ -128,14 +128,6 @@ def test_the_command_says_how_many_passages_and_the_manifest_keeps_the_length(fi
     assert KnowledgeBase.open(tmp_path / "kb").manifest["chunk_words"] == 0
 
 
-def test_a_knowledge_base_without_chunk_words_in_its_manifest_opens(file, tmp_path):
-    assert main(["--documents", str(file), "--output", str(tmp_path / "kb")]) == 0
-    manifest = json.loads((tmp_path / "kb" / "manifest.json").read_text())
-    del manifest["chunk_words"]
-    (tmp_path / "kb" / "manifest.json").write_text(json.dumps(manifest))
-    assert len(KnowledgeBase.open(tmp_path / "kb").documents) == 2
-
-
 def test_mistakes_write_nothing(file, tmp_path, capsys):
     words = ["--documents", str(file), "--output", str(tmp_path / "kb"), "--chunk_words"]
     assert run_main(main, [*words, "-1"]) == 2

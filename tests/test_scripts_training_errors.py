@@ -104,7 +104,6 @@ def test_bad_questions_are_named_by_file_and_line(folder, capsys, name, problem)
     ("rag", [*RAG, "--num_epochs", "0"], "--num_epochs is 0, must be at least 1"),
     ("rag", [*RAG, "--max_doc_length", "-5"], "--max_doc_length is -5, must be at least 0"),
     ("rag", [*RAG, "--world_share", "1.5"], "--world_share is 1.5, must lie in 0..1"),
-    ("rag", [*RAG, "--retriever_type", "dense"], "Retriever type 'dense' is not built yet"),
     ("rag", [*RAG, "--retriever_type", "bm52"], "Bad value for --retriever_type"),
     ("rag", [*RAG, "--base_tasks", "Jsonl:{folder}/none.jsonl"], "File not found: {folder}/none.jsonl"),
     ("rag", [*RAG, "--base_tasks", "Smalltalk2"], "Unknown task 'Smalltalk2'"),

@@ -8,6 +8,7 @@ import functools
 import re
 import unicodedata
 
+from nanochat.retrieval.document import Document
 from nanochat.retrieval.stemming import stem
 
 ANALYSIS = {
@@ -16,6 +17,7 @@ ANALYSIS = {
     "accents": "removed",
     "stop_words": "en",
     "stems": "snowball-english",
+    "title_count": 2,
 }
 
 # a word of this many UTF-8 bytes or more is debris (encoded data, a run-on line), not something people search for
@@ -43,17 +45,51 @@ def _word_pattern() -> re.Pattern[str]:
     return re.compile(f"[{_UNSPACED}]|(?:[^\\W_{_UNSPACED}]|[{''.join(marks)}])+")
 
 
+class _Plain(dict[str, str]):
+    """Character -> what it is once in ASCII: a dash is a space, an e with an accent an e. Filled on first sight.
+
+    Characters of other alphabets stay as they are.
+    """
+
+    def __missing__(self, character: str) -> str:
+        plain = "".join(
+            letter if letter.isascii() or _word_pattern().match(letter) else " " for letter in _folded(character)
+        )
+        self[character] = plain if plain.isascii() else character
+        return self[character]
+
+
+_PLAIN = _Plain()
+_OTHERS = re.compile("[^\x00-\x7f]")
+
+
+def indexed_words(document: Document) -> str:
+    """The words of a document as they are indexed: a title's words count twice, as if it stood there twice."""
+    # chosen on training questions of seven sets: mean nDCG@10 .736, once .723; three times .742, but worse where titles
+    # say little
+    return spaced_words(f"{document.title}\n{document.text}" if document.title else document.text)
+
+
 def spaced_words(text: str) -> str:
     """The words of a text in lower case and without accents, separated by single or several spaces.
 
     Everything that is not a word becomes a space. Half characters (lone surrogates) are dropped.
     """
-    if text.isascii():
-        return text.lower().translate(_ASCII_WORDS)
+    # most texts have a few dashes and quotes only, which need not go the long way
+    plain = text if text.isascii() else _OTHERS.sub(lambda found: _PLAIN[found[0]], text)
+    return plain.lower().translate(_ASCII_WORDS) if plain.isascii() else _words_of(text)
+
+
+def _words_of(text: str) -> str:
+    return " ".join(_word_pattern().findall(_folded(text)))
+
+
+def _folded(text: str) -> str:
+    """Lower case, compatibility forms joined, no accents, no lone surrogates."""
     text = text.encode("utf-8", "ignore").decode("utf-8")
     text = unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFKD", text)))
     # lower-casing can set new marks free (the dotted capital I): remove accents once more
-    return " ".join(_word_pattern().findall(_ACCENTS.sub("", text.lower())))
+    return _ACCENTS.sub("", text.lower())
 
 
 @functools.lru_cache(maxsize=1 << 18)

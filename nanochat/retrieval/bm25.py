@@ -1,5 +1,6 @@
 """BM25 (k1 = 1.2, b = 0.75) by tantivy, fed by our own analysis chain. Robertson and Zaragoza 2009."""
 
+import functools
 import os
 import tempfile
 from collections import Counter
@@ -7,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nanochat.errors import MissingDependency
-from nanochat.retrieval.analysis import ANALYSIS, MAX_WORD_BYTES, STOP_WORDS, spaced_words
-from nanochat.retrieval.base import Hit
+from nanochat.retrieval.analysis import ANALYSIS, MAX_WORD_BYTES, STOP_WORDS, indexed_words, spaced_words
+from nanochat.retrieval.base import Hit, hard_link_or_copy
 from nanochat.retrieval.document import Document
 
 # sums of float32 may differ in their last bits for equal documents: closer than this, relative, is a tie
@@ -19,16 +22,21 @@ _SMALL_HEAP_BYTES = 15_000_000  # the least that tantivy takes
 
 
 class BM25Retriever:
-    """BM25 over title and content in one field.
+    """BM25 over title and content in one field, in which a title counts twice.
 
-    `index` only remembers the documents; the tantivy index is made in memory by the first search, or in its folder by
-    `save`, so that a knowledge base is written once.
+    Statistics (document frequencies, mean length) are those of all rows, also of rows that are not allowed: which rows
+    a knowledge base has deleted does not change the scores of the others. `index` only remembers the documents; the
+    tantivy index is made in memory by the first search.
+
+    A stored index is a folder of immutable segments. `write` links those of the previous one and adds to them; tantivy
+    merges small segments into new ones, and scores do not depend on the segments.
     """
 
     def __init__(self) -> None:
         self._tantivy = _import_tantivy()
         self._analyzer = self._make_analyzer()
         self._documents: Sequence[Document] = ()
+        self._folder: Path | None = None  # what was loaded
         self._index: Any = None
         self._searcher: Any = None
 
@@ -44,30 +52,62 @@ class BM25Retriever:
             builder = builder.filter(step)
         return builder.build()
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of the loaded index, or of the documents that the first search will index."""
+        return len(self._documents) if self._searcher is None else self._searcher.num_docs
+
     def index(self, documents: Sequence[Document]) -> None:
         """Take these documents; the work is done by the first search or by `save`."""
-        self._documents, self._index, self._searcher = documents, None, None
+        self._documents, self._folder, self._index, self._searcher = documents, None, None, None
 
-    def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
+    def search(
+        self, queries: Sequence[str], top_k: int, *, allowed: np.ndarray | None = None
+    ) -> list[list[Hit]]:
         """The best hits of each query."""
         if self._searcher is None:
-            self._use(self._build(None))
-        return [self._search(query, top_k) for query in queries]
+            index = self._create(None)
+            self._add(index, self._documents, 0)
+            self._use(index)
+        choice = None if allowed is None else _Allowed(allowed, self._tantivy, self._index.schema)
+        return [self._search(query, top_k, choice) for query in queries]
 
-    def _search(self, query: str, top_k: int) -> list[Hit]:
+    def _search(self, query: str, top_k: int, allowed: "_Allowed | None") -> list[Hit]:
         counts = Counter(self._analyzer.analyze(spaced_words(query)))
-        if not counts or not self._searcher.num_docs:
+        most = self._searcher.num_docs
+        if not counts or not most or top_k < 1 or (allowed and not allowed.count):
             return []
-        parsed = self._parse(counts)
-        limit = top_k + 8
+        parsed, limit = self._parse(counts), top_k + 8
+        if allowed and allowed.is_named:
+            parsed, most = allowed.narrow(parsed), allowed.count
+        elif allowed:
+            limit = limit * most // allowed.count + 1
         while True:
+            limit = min(limit, most)
             found = self._searcher.search(parsed, limit, count=False).hits
-            # ask for more while a tie may continue beyond the last hit
-            if len(found) < limit or found[-1][0] < found[top_k - 1][0] * (1 - 2 * TIE):
-                break
+            is_all = len(found) < limit or limit == most
+            positions, scores = self._ranking(found, is_all)
+            if allowed and len(positions):
+                kept = allowed.mask[positions]
+                positions, scores = positions[kept], scores[kept]
+            if is_all or len(positions) >= top_k:
+                return [Hit(*hit) for hit in zip(positions[:top_k].tolist(), scores[:top_k].tolist())]
             limit *= 4
-        positions = self._searcher.fast_field_values("position", [address for _, address in found])
-        return _order(list(zip(positions, (score for score, _ in found))))[:top_k]
+
+    def _ranking(self, found: list[tuple[float, Any]], is_all: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and scores, best first: scores that differ by rounding only are one, and such rows go by position.
+
+        The last rows are left out where more of the same score may follow.
+        """
+        scores = np.array([score for score, _ in found])
+        # a group begins where the score falls; its score is its highest
+        starts = np.append(True, scores[1:] < scores[:-1] * (1 - TIE))[: len(scores)]
+        groups = np.cumsum(starts)
+        if not is_all:
+            groups = groups[: np.searchsorted(groups, groups[-1])]
+        addresses = [address for _, address in found[: len(groups)]]
+        positions = np.array(self._searcher.fast_field_values("position", addresses), np.int64)
+        return positions[np.lexsort((positions, groups))], scores[starts][groups - 1]
 
     def _parse(self, counts: Counter[str]) -> Any:
         """Any of the terms; a term that the query repeats counts as often."""
@@ -79,17 +119,26 @@ class BM25Retriever:
         return make.boolean_query(terms)
 
     def save(self, folder: Path) -> None:
-        """Write the tantivy index into the folder."""
+        """Write the index of the documents that `index` was given, or links to what was loaded."""
+        self.write(folder, self._documents, self._folder)
+
+    def write(self, folder: Path, documents: Sequence[Document], previous: Path | None = None) -> None:
+        """Write a tantivy index: links to the segments of the previous one, and new segments."""
+        for file in previous.iterdir() if previous else ():
+            if not file.name.endswith(".lock"):
+                hard_link_or_copy(file, folder / file.name)
         try:
-            self._build(folder)
+            index = self._open(folder) if previous else self._create(folder)
+            if len(documents) or not previous:
+                self._add(index, documents, index.searcher().num_docs)
         except ValueError as error:
             # tantivy reports a full disk this way
             raise OSError(f"tantivy cannot write here: {error}") from error
-        for lock in folder.glob(".tantivy-*.lock"):
-            lock.unlink()
+        _remove_locks(folder)
 
     def load(self, folder: Path) -> None:
         """Open the tantivy index in the folder."""
+        self._documents, self._folder = (), folder
         if not os.access(folder, os.W_OK):
             # tantivy locks a folder even to read it; one of links will do where the real one cannot be written
             self._links = tempfile.TemporaryDirectory(prefix="nanochat-index-")
@@ -97,48 +146,68 @@ class BM25Retriever:
                 if not file.name.endswith(".lock"):
                     Path(self._links.name, file.name).symlink_to(file.resolve())
             folder = Path(self._links.name)
-        index = self._tantivy.Index.open(str(folder))
-        index.register_tokenizer("words", self._analyzer)
-        self._use(index)
+        self._use(self._open(folder))
+        _remove_locks(folder)
 
     def _use(self, index: Any) -> None:
         index.reload()
         self._index, self._searcher = index, index.searcher()
 
-    def _build(self, folder: Path | None) -> Any:
+    def _open(self, folder: Path) -> Any:
+        index = self._tantivy.Index.open(str(folder))
+        # no thread that watches the folder for changes: it never changes
+        index.config_reader("manual")
+        index.register_tokenizer("words", self._analyzer)
+        return index
+
+    def _create(self, folder: Path | None) -> Any:
         schema = self._tantivy.SchemaBuilder()
         schema.add_text_field("text", tokenizer_name="words", index_option="freq")
-        schema.add_integer_field("position", fast=True)
+        schema.add_integer_field("position", fast=True, indexed=True)
         index = self._tantivy.Index(schema.build(), str(folder) if folder else None)
         index.register_tokenizer("words", self._analyzer)
-        heap = _HEAP_BYTES if len(self._documents) > 5_000 else _SMALL_HEAP_BYTES
+        return index
+
+    def _add(self, index: Any, documents: Sequence[Document], start: int) -> None:
+        heap = _HEAP_BYTES if len(documents) > 5_000 else _SMALL_HEAP_BYTES
         # one thread: the same documents give the same segments
         writer = index.writer(heap_size=heap, num_threads=1)
-        for position, document in enumerate(self._documents):
-            writer.add_document(self._tantivy.Document(text=spaced_words(document.text), position=position))
+        for position, document in enumerate(documents, start):
+            writer.add_document(self._tantivy.Document(text=indexed_words(document), position=position))
         writer.commit()
         writer.wait_merging_threads()
-        return index
 
     def describe(self) -> dict[str, Any]:
         """Analysis chain and parameters."""
-        return {"analysis": ANALYSIS, "engine": "tantivy", "k1": 1.2, "b": 0.75}
+        return {"analysis": ANALYSIS, "engine": "tantivy", "k1": 1.2, "b": 0.75, "layout": 2}
 
 
-def _order(found: list[tuple[int, float]]) -> list[Hit]:
-    """Hits best first; scores that differ by rounding only are equal, and equal scores go by position."""
-    found.sort(key=lambda hit: -hit[1])
-    hits: list[Hit] = []
-    group: list[int] = []
-    score = 0.0
-    for position, value in found:
-        if group and value < score * (1 - TIE):
-            hits += [Hit(place, score) for place in sorted(group)]
-            group = []
-        if not group:
-            score = value
-        group.append(position)
-    return hits + [Hit(place, score) for place in sorted(group)]
+class _Allowed:
+    """The rows that a search may return: a few are named in the query, of more the others are dropped from the hits."""
+
+    def __init__(self, mask: np.ndarray, tantivy: Any, schema: Any) -> None:
+        self.mask, self._tantivy, self._schema = mask, tantivy, schema
+        self.count = int(np.count_nonzero(mask))
+        # naming costs some microseconds a row, dropping a longer list of hits the fewer rows are allowed
+        self.is_named = self.count**2 <= len(mask)
+
+    @functools.cached_property
+    def _rows(self) -> Any:
+        make, should = self._tantivy.Query, self._tantivy.Occur.Should
+        rows = np.flatnonzero(self.mask).tolist()
+        terms = [(should, make.term_query(self._schema, "position", row, "basic")) for row in rows]
+        return make.const_score_query(make.boolean_query(terms), 0.0)
+
+    def narrow(self, query: Any) -> Any:
+        """The query, within the rows; scores stay as they are."""
+        must = self._tantivy.Occur.Must
+        return self._tantivy.Query.boolean_query([(must, query), (must, self._rows)])
+
+
+def _remove_locks(folder: Path) -> None:
+    """Leave the folder as it was: tantivy makes lock files that say nothing once it has opened or written."""
+    for lock in folder.glob(".tantivy-*.lock"):
+        lock.unlink(missing_ok=True)
 
 
 def _import_tantivy() -> Any:

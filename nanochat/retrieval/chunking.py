@@ -1,108 +1,115 @@
-"""Long documents into passages: cut at sentence ends, exact offsets into the document kept.
+"""Long documents into passages: cut where a reader would, exact offsets into the document kept.
 
 A passage is a document of its own: it is searched, shown and cited alone. Small models read few words at a time, so
 passages of some 80 words suit them; a passage never holds text of two documents.
 """
 
 import math
-import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
-from nanochat.errors import DocumentError
-from nanochat.retrieval.analysis import _UNSPACED
+from nanochat.errors import ConfigError, DocumentError
 from nanochat.retrieval.document import Document
+from nanochat.retrieval.measures import Measure, TokenMeasure, Units, WordMeasure
+from nanochat.retrieval.sentences import sentence_spans
+from nanochat.retrieval.splitting import Piece, Span, Structure, structure_of
 
-# a character of a script without spaces counts as a word, as it does in search; punctuation stays with it
-_WORD = re.compile(f"[{_UNSPACED}][^\\w\\s]*|[^\\s{_UNSPACED}]+")
-# a full stop with its closing quotes, an ideographic one, an empty line, or the start of a list item; every branch
-# starts with one certain character, so that long runs of one character cost linear time
-_BREAK = re.compile(
-    r"""(?P<mark>[.!?\u2026])["'\u201d\u2019\u00bb)\]]*\s+"""
-    r"""|[\u3002\uff01\uff1f][\u201d\u2019\u300d\u300f\uff09]*\s*"""
-    r"""|\n[^\S\n]*\n\s*|\n[^\S\n]*(?=(?:[-*\u2022]|\d{1,3}[.)])\s)"""
-)
-_LAST_WORD = re.compile(r"[^\s(\[\"'\u201c\u2018]+\Z")
-_TITLES = frozenset("mr mrs ms dr prof st vs e.g i.e cf approx gen col sgt capt lt rev hon".split())
-_BEFORE_NUMBERS = frozenset("no nos p pp vol fig b c d ca jan feb mar apr jun jul aug sep sept oct nov dec".split())
+__all__ = ["Chunking", "chunk_document", "chunk_documents", "sentence_spans", "spans", "spans_function"]
+
+Unit = Literal["off", "words", "tokens"]
 
 
-def sentence_spans(text: str) -> list[tuple[int, int]]:
-    """(start, end) of every sentence, white space around it left out; together they cover all that is not white space.
+@dataclass(frozen=True)
+class Chunking:
+    """How documents become passages; the default keeps every document whole."""
 
-    A sentence ends at . ! ? before white space and no lower-case letter, unless the full stop belongs to an
-    abbreviation or an initial; at an empty line; before a list item; and at the full stop of Chinese and Japanese.
+    unit: Unit = "off"
+    size: int = 0           # most words or tokens of a passage
+    overlap: int = 0        # most words or tokens of whole sentences that a passage repeats from the one before
+    tokenizer: str = ""     # tokenizer.json or its folder, for tokens
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for settings that cannot work."""
+        if self.unit not in get_args(Unit):
+            raise ConfigError(f"chunking unit is {self.unit!r}", hint=f"one of: {', '.join(get_args(Unit))}")
+        for name in ("size", "overlap"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ConfigError(f"chunking {name} is {value!r}", hint="give a whole number, 0 or more")
+        if (self.unit == "off") != (self.size == 0):
+            raise ConfigError(
+                f"chunking unit is {self.unit!r} and size is {self.size}",
+                hint='give both, such as unit "words" and size 80, or neither to keep documents whole',
+            )
+        if self.overlap > self.size // 2:
+            raise ConfigError(
+                f"chunking overlap is {self.overlap} with size {self.size}",
+                hint=f"at most half the size: {self.size // 2}",
+            )
+        if (self.unit == "tokens") != bool(self.tokenizer):
+            raise ConfigError(
+                f"chunking unit is {self.unit!r} and tokenizer is {self.tokenizer!r}",
+                hint="tokens need a tokenizer.json, and only tokens do",
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready record; `Chunking.from_dict` gives the same settings back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> "Chunking":
+        """Settings from a record. Raises ConfigError for unknown names and values that cannot work."""
+        unknown = set(record) - set(cls.__dataclass_fields__)
+        if unknown or not isinstance(record.get("tokenizer", ""), str):
+            raise ConfigError(
+                f"chunking settings are {dict(record)!r}", hint="known names: unit, size, overlap, tokenizer"
+            )
+        return cls(**record)
+
+
+def spans_function(chunking: Chunking) -> Callable[[Document], list[Span]] | None:
+    """`spans` with settings of its own, loaded once; None where documents stay whole."""
+    if chunking.unit == "off":
+        return None
+    measure = TokenMeasure(chunking.tokenizer) if chunking.unit == "tokens" else WordMeasure()
+    return lambda document: _spans(document, measure, chunking.size, chunking.overlap)
+
+
+def spans(document: Document, chunking: Chunking) -> list[Span]:
+    """(start, end) of every passage in document.content, in order; [(0, len(content))] where it is kept whole.
+
+    A document of at most `size` words or tokens is kept whole. In others a heading starts a passage; passages end at
+    sentence ends, between table rows and outside fenced code, are about equally long within a section, and hold at most
+    `size` units: only a sentence, row or line of more units is cut. Nothing but white space lies between passages
+    (with an overlap, a passage also repeats whole sentences of the one before, never across a heading).
     """
-    spans, start = [], 0
-    for found in _BREAK.finditer(text):
-        if found["mark"] and not _ends_here(text, found):
-            continue
-        spans.append((start, found.end()))
-        start = found.end()
-    spans.append((start, len(text)))
-    stripped = ((begin, end, text[begin:end]) for begin, end in spans)
-    return [(begin + len(part) - len(part.lstrip()), begin + len(part.rstrip())) for begin, end, part in stripped
-            if part.strip()]
-
-
-def _ends_here(text: str, found: re.Match[str]) -> bool:
-    following = text[found.end() : found.end() + 1]
-    if following.islower():
-        return False
-    if found["mark"] != ".":
-        return True
-    word = _LAST_WORD.search(text, max(0, found.start() - 12), found.start())
-    if word is None:
-        return True
-    last = word[0].lower()
-    is_initial = len(last) == 1 and last.isalpha() and word[0].isupper()
-    is_initials = "." in last and all(len(part) == 1 and part.isalpha() for part in last.split("."))
-    return not (is_initial or is_initials or last in _TITLES or (last in _BEFORE_NUMBERS and following.isdigit()))
+    function = spans_function(chunking)
+    return function(document) if function else [(0, len(document.content))]
 
 
 def chunk_document(document: Document, max_words: int) -> list[Document]:
     """The passages of a document, in order, each of at most `max_words` words; the document itself if it is that short.
 
-    Passages end at sentence ends and are about equally long; only a sentence of more than `max_words` words is cut.
-    Passage n (from 1) has the id "<id>#n", the document's title, source and metadata, and in its metadata "parent" (the
-    document's id), "start" and "end" with document.content[start:end] == passage.content. Nothing but white space lies
-    between passages. Words are what white space separates; characters of Chinese and Japanese count one by one.
+    They are cut as `spans` says. Passage n (from 1) has the id "<id>#n", the document's title, source and metadata
+    (without the places of headings and pages), and in its metadata "parent" (the document's id), "start" and "end" with
+    document.content[start:end] == passage.content.
+    Words are what white space separates; characters of Chinese and Japanese count one by one.
 
     Raises ValueError if max_words < 1.
     """
     if max_words < 1:
         raise ValueError(f"max_words must be at least 1, not {max_words}")
-    words: list[tuple[int, int]] = []
-    ends: list[int] = []  # number of words up to each sentence end
-    for start, end in sentence_spans(document.content):
-        words += [found.span() for found in _WORD.finditer(document.content, start, end)]
-        ends.append(len(words))
-    if len(words) <= max_words:
+    found = spans(document, Chunking("words", max_words))
+    if found == [(0, len(document.content))]:
         return [document]
-    chunks: list[Document] = []
-    begin = 0
-    while begin < len(words):
-        stop = _next_stop(begin, ends, max_words)
-        start, end = words[begin][0], words[stop - 1][1]
-        place = {"parent": document.id, "start": start, "end": end}
-        chunks.append(replace(document, id=f"{document.id}#{len(chunks) + 1}", content=document.content[start:end],
-                              metadata={**document.metadata, **place}))
-        begin = stop
-    return chunks
-
-
-def _next_stop(begin: int, ends: Sequence[int], max_words: int) -> int:
-    """Where the passage that begins at word `begin` stops; `ends` are the sentence ends, the last one of all words."""
-    remaining, limit = ends[-1] - begin, begin + max_words
-    if remaining <= max_words:
-        return ends[-1]
-    first, last = bisect_right(ends, begin), bisect_right(ends, limit)
-    # the next sentence must be cut in any case: fill the passage with its beginning
-    if first == last or ends[last] - ends[last - 1] > max_words:
-        return limit
-    even = begin + math.ceil(remaining / math.ceil(remaining / max_words))
-    return ends[min(bisect_left(ends, even), last - 1)]
+    metadata = {key: value for key, value in document.metadata.items() if key not in ("headings", "pages")}
+    return [
+        replace(document, id=f"{document.id}#{number}", content=document.content[start:end],
+                metadata={**metadata, "parent": document.id, "start": start, "end": end})
+        for number, (start, end) in enumerate(found, start=1)
+    ]
 
 
 def chunk_documents(documents: Sequence[Document], max_words: int) -> list[Document]:
@@ -119,3 +126,102 @@ def chunk_documents(documents: Sequence[Document], max_words: int) -> list[Docum
                 )
         chunks += parts
     return chunks
+
+
+def _spans(document: Document, measure: Measure, size: int, overlap: int) -> list[Span]:
+    content = document.content
+    if measure.is_short(content, size):
+        return [(0, len(content))]
+    structure = structure_of(document)
+    pieces = [piece for section in structure.sections for piece in section]
+    units, counts = measure.units(content, [piece.span for piece in pieces])
+    if units.totals[-1] <= size:
+        return [(0, len(content))]
+    found: list[Span] = []
+    first = 0
+    for section in _joined(structure, counts, units, size):
+        ends = _ends(content, section, counts[first : first + len(section)], units, size)
+        begin = counts[first - 1] if first else 0
+        found += _pack(content, measure, units, begin, ends, size, overlap)
+        first += len(section)
+    return found
+
+
+def _joined(structure: Structure, counts: Sequence[int], units: Units, size: int) -> list[list[Piece]]:
+    """The sections, small neighbours as one where they may share a passage."""
+    if not structure.may_join:
+        return structure.sections
+    joined: list[list[Piece]] = []
+    first = begin = 0
+    for section in structure.sections:
+        first += len(section)
+        if joined and units.totals[counts[first - 1]] - units.totals[begin] <= size:
+            joined[-1] = joined[-1] + section
+        else:
+            begin = counts[first - len(section) - 1] if first > len(section) else 0
+            joined.append(section)
+    return joined
+
+
+def _ends(content: str, section: Sequence[Piece], counts: Sequence[int], units: Units, size: int) -> list[int]:
+    """Numbers of units after which a passage of this section may end; the last one is all of them."""
+    ends: list[int] = []
+    first: int | None = None  # where the headings began that what follows must stay with
+    for number, (piece, count) in enumerate(zip(section, counts, strict=True)):
+        begin = bisect_left(units.spans, piece.span)
+        if piece.is_lines and units.totals[count] - units.totals[begin] > size:
+            ends += [place for place in range(begin + 1, count)
+                     if "\n" in content[units.spans[place - 1][1] : units.spans[place][0]]]
+        first = begin if first is None else first
+        following = counts[number + 1] if number + 1 < len(counts) else 0
+        if piece.goes_on and following and units.totals[following] - units.totals[first] <= size:
+            continue
+        ends.append(count)
+        first = None
+    return ends
+
+
+def _pack(
+    content: str, measure: Measure, units: Units, begin: int, ends: Sequence[int], size: int, overlap: int
+) -> Iterator[Span]:
+    """Passages of one section: from unit `begin` to the last of `ends`."""
+    reached = begin
+    while reached < ends[-1]:
+        stop = _next_stop(begin, ends, units.totals, size)
+        while stop > begin + 1:
+            start, end = units.spans[begin][0], units.spans[stop - 1][1]
+            if measure.fits(content[start:end], units.totals[stop] - units.totals[begin], size):
+                break
+            shorter = bisect_left(ends, stop) - 1
+            stop = ends[shorter] if shorter >= 0 and ends[shorter] > begin else stop - 1
+        if stop <= reached:
+            # with what it repeats, the passage has no room for anything new
+            begin = reached
+            continue
+        yield units.spans[begin][0], units.spans[stop - 1][1]
+        begin, reached = _next_begin(begin, stop, ends, units.totals, size, overlap), stop
+
+
+def _next_stop(begin: int, ends: Sequence[int], totals: Sequence[int], size: int) -> int:
+    """Where the passage that begins at unit `begin` stops."""
+    remaining = totals[ends[-1]] - totals[begin]
+    if remaining <= size:
+        return ends[-1]
+    limit = max(bisect_right(totals, totals[begin] + size) - 1, begin + 1)
+    first, last = bisect_right(ends, begin), bisect_right(ends, limit)
+    # the next sentence must be cut in any case: fill the passage with its beginning
+    if first == last or totals[ends[last]] - totals[ends[last - 1]] > size:
+        return limit
+    even = bisect_left(totals, totals[begin] + math.ceil(remaining / math.ceil(remaining / size)))
+    return ends[min(bisect_left(ends, even), last - 1)]
+
+
+def _next_begin(begin: int, stop: int, ends: Sequence[int], totals: Sequence[int], size: int, overlap: int) -> int:
+    """Where the next passage begins: at `stop`, or up to `overlap` units of whole sentences before it."""
+    place = bisect_left(ends, stop)
+    if not overlap or place >= len(ends) - 1 or ends[place] != stop:
+        return stop
+    earliest = max(totals[stop] - overlap, totals[ends[place + 1]] - size)
+    while place and ends[place - 1] > begin and totals[ends[place - 1]] >= earliest:
+        place -= 1
+    return ends[place]

@@ -23,7 +23,10 @@ class Document:
 
     @property
     def text(self) -> str:
-        """What a retriever indexes: title and content."""
+        """What a retriever indexes: title, the heading that a passage stands under, and content."""
+        heading = self.metadata.get("heading")
+        if isinstance(heading, str) and heading:
+            return f"{self.title}\n{heading}\n{self.content}"
         return f"{self.title}\n{self.content}"
 
     def to_dict(self) -> dict[str, Any]:

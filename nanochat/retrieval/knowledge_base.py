@@ -1,45 +1,105 @@
-"""A knowledge base on disk: documents and their indexes in one folder, described by its manifest.
+"""A knowledge base on disk: documents and their indexes in one folder, in versions that never change.
 
-    manifest.json          format and version, counts, sizes and hashes of all files, the default retriever type
-    documents.jsonl        the documents, one per line, in the order of their positions
-    indexes/<type>/        one folder per retriever type
+    CURRENT                the number and hash of the current version, replaced by rename
+    versions/000003.json   what belongs to a version, with sizes and hashes
+    parts/                 documents, in immutable folders that versions share
+    indexes/               one folder per retriever type and version; unchanged files are hard links
+    log.jsonl              one line per write
 
-A folder is built beside its place and renamed: it is there whole or not at all. docs/knowledge_base.md tells more.
+A `KnowledgeBase` keeps the version it has opened until `refresh`, whatever others write. docs/knowledge_base.md tells
+more.
 """
 
-import contextlib
-import fcntl
-import json
 import logging
-import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from nanochat.common import write_folder, write_json
-from nanochat.errors import DocumentError, KnowledgeBaseError, UserError
-from nanochat.retrieval.base import Retriever, check_retriever_type, make_retriever
-from nanochat.retrieval.chunking import chunk_documents
-from nanochat.retrieval.document import Document
-from nanochat.retrieval.manifest import check_file, damaged, index_record, make_manifest, read_manifest
-from nanochat.retrieval.readers import read_documents
+from nanochat.common import write_jsonl
+from nanochat.errors import ConfigError, DocumentError, KnowledgeBaseError, UserError
+from nanochat.retrieval import backup, changes, sync
+from nanochat.retrieval.base import COMPONENTS, Retriever, check_retriever_type, make_retriever
+from nanochat.retrieval.changes import Change
+from nanochat.retrieval.chunking import Chunking
+from nanochat.retrieval.document import Document, ScoredDocument
+from nanochat.retrieval.indexes import check_settings, compose, load_index, settings_of, stored_types
+from nanochat.retrieval.place import check_place
+from nanochat.retrieval.purge import purge as purge_documents
+from nanochat.retrieval.snapshot import Snapshot
+from nanochat.retrieval.versions import VersionInfo, list_versions, read_current
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from nanochat.retrieval.filters import Filter
 
 log = logging.getLogger(__name__)
 
-OWN_NAMES = {"manifest.json", "documents.jsonl", "indexes", ".lock"}
-_PROGRESS_EVERY = 20_000  # documents
-Item = TypeVar("Item")
+Progress = Callable[[str], None] | None
 
 
 class KnowledgeBase:
     """Documents and indexes of one folder. `build` writes one, `open` opens one."""
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any], documents: Sequence[Document]) -> None:
-        self.path = path
-        self.manifest = manifest
-        self.documents = documents
-        self._retrievers: dict[str, Retriever] = {}
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.path = snapshot.path
+        self._snapshot = snapshot
+
+    @classmethod
+    def build(
+        cls,
+        documents: Iterable[Document],
+        path: str | Path,
+        retriever_type: str = "simple",
+        *,
+        chunk_words: int = 0,
+        chunking: Chunking | None = None,
+        settings: Mapping[str, Any] | None = None,
+        sources: Mapping[str, Any] | None = None,
+        progress: Progress = None,
+    ) -> "KnowledgeBase":
+        """Write documents and the index of a type into a folder, and open it. In the place of a knowledge base this
+        is its next version, with nothing of the old ones, which stay until they are pruned.
+
+        chunking (or `chunk_words`, for passages of so many words at most): documents are cut into passages, which are
+        what a search finds. settings: of the retriever type, such as {"model": "all-MiniLM-L6-v2"}. sources: what
+        `sync` shall know of the files; it may be filled while documents are read. Refuses no documents, repeated ids,
+        and a folder that holds anything but a knowledge base. `progress` gets a line of text now and then.
+        """
+        if chunk_words and chunking is not None:
+            raise ConfigError("chunk_words and chunking were both given", hint="give chunking alone")
+        if chunking is None:
+            chunking = Chunking("words", chunk_words) if chunk_words else Chunking()
+        path = Path(path)
+        for name, own in stored_types(retriever_type, settings or {}).items():
+            # what is missing here must be known before anything is written
+            check_settings(name, own)
+            make_retriever(name, own)
+        check_place(path)
+        changes.build(path, documents, retriever_type, chunking=chunking, settings=settings or {}, sources=sources,
+                      progress=progress)
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: str | Path, version: int | None = None) -> "KnowledgeBase":
+        """Open the current version or another. Raises KnowledgeBaseNotFound, or KnowledgeBaseError for a damaged one.
+        """
+        return cls(Snapshot.open(Path(path), version))
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The version that is open; it stays usable when this object moves on to another."""
+        return self._snapshot
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """What the open version says of itself."""
+        return self._snapshot.manifest
+
+    @property
+    def version(self) -> int:
+        """The number of the open version."""
+        return self._snapshot.version
 
     @property
     def retriever_type(self) -> str:
@@ -48,212 +108,180 @@ class KnowledgeBase:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the documents or their order change."""
-        return self.manifest["documents"]["sha256"]
+        """Changes when the documents, their order or how they are cut change; not when indexes do."""
+        return self.manifest["fingerprint"]
 
-    @classmethod
-    def build(
-        cls,
-        documents: Sequence[Document],
-        path: str | Path,
-        retriever_type: str = "simple",
-        *,
-        chunk_words: int = 0,
-        progress: Callable[[str], None] | None = None,
-    ) -> "KnowledgeBase":
-        """Write documents and one index into a folder, replacing a knowledge base that is there, and open it.
+    @property
+    def documents(self) -> Sequence[Document]:
+        """What a search can find, in order of arrival: the documents, or their passages where they are cut."""
+        return self._snapshot.table.documents
 
-        With `chunk_words`, documents of more words are split into passages, and the passages are its documents.
-        Refuses an empty sequence, repeated ids, and a folder that holds anything but a knowledge base.
-        `progress` gets a line of text now and then.
-        """
-        path = Path(path)
-        retriever = make_retriever(retriever_type)
-        _check_place(path)
-        if chunk_words:
-            documents = chunk_documents(documents, chunk_words)
-        records = _check_documents(documents)
-        with contextlib.ExitStack() as until_replaced, write_folder(path) as folder:
-            with open(folder / "documents.jsonl", "wb") as file:
-                file.writelines(records)
-            index = folder / "indexes" / retriever_type
-            index.mkdir(parents=True)
-            retriever.index(_Watched(documents, progress, f"indexed for {retriever_type}") if progress else documents)
-            retriever.save(index)
-            indexes = {retriever_type: index_record(retriever.describe(), index)}
-            manifest = make_manifest(folder, retriever_type, len(documents), indexes, chunk_words=chunk_words)
-            write_json(folder / "manifest.json", manifest)
-            if (path / "manifest.json").is_file() and os.access(path, os.W_OK):
-                # another process may be adding an index to the old folder, and would finish in the new one
-                until_replaced.enter_context(_exclusive(path))
-        return cls.open(path)
+    @property
+    def num_documents(self) -> int:
+        """Whole documents."""
+        return self.manifest["num_documents"]
 
-    @classmethod
-    def open(cls, path: str | Path) -> "KnowledgeBase":
-        """Open a folder that `build` wrote. Raises KnowledgeBaseNotFound, or KnowledgeBaseError for a damaged one."""
-        path = Path(path)
-        if not path.exists():
-            _wait_for_replacement(path)
-        manifest = read_manifest(path)
-        try:
-            check_file(path, "documents.jsonl", manifest["documents"], always_hash=True)
-            documents = read_documents(path / "documents.jsonl")
-        except DocumentError as error:
-            raise damaged(path, error.problem) from error
-        except KnowledgeBaseError:
-            # another process may have put a new version here between two looks
-            if read_manifest(path) != manifest:
-                return cls.open(path)
-            raise
-        if len(documents) != manifest["num_documents"]:
-            raise damaged(path, f"documents.jsonl holds {len(documents)} documents, not {manifest['num_documents']}")
-        return cls(path, manifest, documents)
+    def document(self, identifier: str) -> Document | None:
+        """The whole document with an id; None where there is none."""
+        return self._snapshot.table.document(identifier)
 
-    def retriever(self, retriever_type: str | None = None) -> Retriever:
+    def passage(self, row: int) -> Document:
+        """What a hit's position names."""
+        return self._snapshot.table.passage(row)
+
+    def neighbours(self, identifier: str, before: int = 1, after: int = 1) -> list[Document]:
+        """The passage with an id between those before and after it in its document, in order; [] for an unknown id."""
+        table = self._snapshot.table
+        rows = table.find(identifier)
+        return table.passages(table.neighbours(rows[0], before, after)) if rows else []
+
+    def allowed(self, filters: "Filter | None" = None) -> "np.ndarray | None":
+        """bool (rows,), which rows a search may find: not deleted, and passing the filters; None where all may."""
+        return self._snapshot.mask(filters)
+
+    def search(
+        self, queries: Sequence[str], top_k: int = 5, *, retriever_type: str | None = None,
+        filters: "Filter | None" = None,
+    ) -> list[list[ScoredDocument]]:
+        """The best documents (or passages) for each query, best first."""
+        snapshot = self._snapshot
+        return search(snapshot, self.retriever(retriever_type), queries, top_k, filters)
+
+    def retriever(self, retriever_type: str | None = None, settings: Mapping[str, Any] | None = None) -> Retriever:
         """The retriever of a type, default this knowledge base's own.
 
         A type without a usable index here is built from the stored documents and kept in the folder, or in memory
-        only where the folder cannot be written; a logged warning says so.
+        only where the folder cannot be written or has moved on; a logged warning says so. Deleted rows are still in
+        the index: search with `allowed=kb.allowed()`, as `search` does.
         """
+        snapshot = self._snapshot
         name = check_retriever_type(retriever_type or self.retriever_type)
-        if name not in self._retrievers:
-            self._retrievers[name] = self._load(name) or self._add(name)
-        return self._retrievers[name]
+        if settings is None:
+            settings = self._settings(name)
+        else:
+            check_settings(name, settings)
+        with snapshot.lock:
+            if name not in COMPONENTS:
+                return self._single(snapshot, name, settings)
+            parts = [self._single(snapshot, part, settings_of(part, settings)) for part in COMPONENTS[name]]
+            return compose(name, parts, settings)
 
-    def verify(self) -> None:
-        """Hash every file of the folder; raises KnowledgeBaseError naming the first that is not as written."""
-        check_file(self.path, "documents.jsonl", self.manifest["documents"], always_hash=True)
-        for name in self.manifest["indexes"]:
-            self._check_index(name, always_hash=True)
-
-    def _check_index(self, name: str, *, always_hash: bool = False) -> None:
-        for file, record in self.manifest["indexes"][name]["files"].items():
-            check_file(self.path, f"indexes/{name}/{file}", record, always_hash=always_hash)
-
-    def _load(self, name: str) -> Retriever | None:
-        """The retriever from its folder; None where there is no index that this program would make itself."""
+    def _settings(self, name: str) -> dict[str, Any]:
+        """Those it was built with, if they concern this type."""
+        mine = self.manifest["settings"]
         record = self.manifest["indexes"].get(name)
-        retriever = make_retriever(name)
-        if record is None or record["made_by"] != retriever.describe():
-            return None
-        self._check_index(name)
-        try:
-            retriever.load(self.path / "indexes" / name)
-        except (ValueError, OSError) as error:
-            raise damaged(self.path, f"the {name} index cannot be read: {error}") from error
-        return retriever
+        return dict(record["settings"]) if record else settings_of(name, mine)
 
-    def _add(self, name: str) -> Retriever:
+    def _single(self, snapshot: Snapshot, name: str, settings: Mapping[str, Any]) -> Retriever:
+        key = f"{name} {sorted(settings.items())}"
+        if key not in snapshot.retrievers:
+            found = load_index(snapshot.path, snapshot.manifest, name, settings)
+            snapshot.retrievers[key] = found or self._add_index(snapshot, name, settings)
+        return snapshot.retrievers[key]
+
+    def _add_index(self, snapshot: Snapshot, name: str, settings: Mapping[str, Any]) -> Retriever:
         """Build the index of a type into the folder, once for all processes that ask for it at the same time."""
-        retriever = make_retriever(name)
         try:
-            with _exclusive(self.path):
-                self.manifest = self._current_manifest()
-                loaded = self._load(name)
-                if loaded is not None:
-                    return loaded
-                log.warning("%s has no usable %s index: building it from its documents", self.path, name)
-                retriever.index(self.documents)
-                self._write_index(name, retriever)
-        except (KnowledgeBaseError, DocumentError):
+            version = changes.add_index(snapshot.path, name, settings, snapshot.manifest)
+            if version is not None:
+                return self._moved_to(snapshot, version, name, settings)
+            why = "is not its current version"
+        except (KnowledgeBaseError, DocumentError, ConfigError):
             raise
         except (UserError, OSError):
-            log.warning("%s cannot be written: its %s index stays in memory this time", self.path, name)
-            retriever.index(self.documents)
-            return retriever
-        return self._load(name) or retriever
+            why = "cannot be written"
+        log.warning("%s (version %d) %s: its %s index stays in memory this time",
+                    self.path, snapshot.version, why, name)
+        retriever = make_retriever(name, settings)
+        retriever.index(snapshot.table.rows(0, snapshot.table.num_rows))
+        return retriever
 
-    def _current_manifest(self) -> dict[str, Any]:
-        current = read_manifest(self.path)
-        if current["documents"] != self.manifest["documents"]:
-            raise KnowledgeBaseError(
-                f"Knowledge base {self.path} was replaced while it was open", hint="open it again"
-            )
-        return current
+    def _moved_to(self, old: Snapshot, version: int, name: str, settings: Mapping[str, Any]) -> Retriever:
+        """Move on to a version with the same rows and one more index; what is loaded stays loaded."""
+        new = Snapshot.open(self.path, version)
+        new.retrievers.update(old.retrievers)
+        if self._snapshot is old:
+            self._snapshot = new
+        retriever = load_index(self.path, new.manifest, name, settings)
+        assert retriever is not None, f"the {name} index of version {version} was written just now, and is not usable"
+        return retriever
 
-    def _write_index(self, name: str, retriever: Retriever) -> None:
-        others = {key: record for key, record in self.manifest["indexes"].items() if key != name}
-        if name in self.manifest["indexes"]:
-            # an old index leaves the manifest before its files change: a crash in between leaves no false promise
-            write_json(self.path / "manifest.json", {**self.manifest, "indexes": others})
-        with write_folder(self.path / "indexes" / name) as folder:
-            retriever.save(folder)
-            record = index_record(retriever.describe(), folder)
-        self.manifest = {**self.manifest, "indexes": {**others, name: record}}
-        write_json(self.path / "manifest.json", self.manifest)
+    def refresh(self) -> bool:
+        """Move on to the current version; whether it was another one."""
+        if read_current(self.path)[0] == self.version:
+            return False
+        self._snapshot = Snapshot.open(self.path)
+        return True
 
+    def add(self, documents: Iterable[Document], *, progress: Progress = None) -> Change:
+        """Append documents; those that are there already are left alone, another one of the same id is refused."""
+        return self._changed(changes.add(self.path, documents, progress=progress))
 
-class _Watched(Sequence[Item]):
-    """A sequence that tells how far someone has read it."""
+    def update(self, documents: Iterable[Document], *, progress: Progress = None) -> Change:
+        """Append documents, each in the place of the one with its id if there is one."""
+        return self._changed(changes.add(self.path, documents, replace=True, progress=progress))
 
-    def __init__(self, items: Sequence[Item], progress: Callable[[str], None], verb: str) -> None:
-        self._items, self._progress, self._verb = items, progress, verb
-        self._started, self._next = time.perf_counter(), _PROGRESS_EVERY
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, place: Any) -> Any:
-        end = min(place.stop, len(self._items)) if isinstance(place, slice) else place
-        if end >= self._next:
-            seconds = time.perf_counter() - self._started
-            self._progress(f"{self._verb}: {self._next:,} of {len(self._items):,} documents, {seconds:.0f} s")
-            self._next += _PROGRESS_EVERY
-        return self._items[place]
-
-
-def _check_documents(documents: Sequence[Document]) -> list[bytes]:
-    """The line of each document in documents.jsonl; raises DocumentError where opening would refuse the document."""
-    if not documents:
-        raise KnowledgeBaseError("A knowledge base needs at least one document", hint="check the documents file")
-    lines: list[bytes] = []
-    seen: set[str] = set()
-    for place, document in enumerate(documents):
-        where = f"document {place + 1}"
-        record = document.to_dict()
-        Document.from_dict(record, where=where)
-        if document.id in seen:
-            raise DocumentError(f"{where}: duplicate id {document.id!r}", hint="give every document its own id")
-        seen.add(document.id)
+    def delete(self, ids: Iterable[str], *, purge: bool = False, backups: Sequence[str | Path] = ()) -> Change:
+        """Delete documents by id. With `purge` also their bytes, in all versions and in the backups named, with a
+        proof in log.jsonl."""
+        if not purge:
+            if backups:
+                raise ConfigError("backups were given without purge", hint="kb delete --purge --backups FOLDER")
+            return self._changed(changes.delete(self.path, ids))
+        self._snapshot.close()
         try:
-            lines.append(f"{json.dumps(record, ensure_ascii=False, allow_nan=False)}\n".encode())
-        except (TypeError, ValueError) as error:
-            raise DocumentError(
-                f"{where}: {document.id!r} cannot be written as UTF-8 JSON: {error}", hint="clean its text and metadata"
-            ) from error
-    return lines
+            return purge_documents(self.path, ids, backups)
+        finally:
+            self._snapshot = Snapshot.open(self.path)
+
+    def sync(self, paths: str | Path | Sequence[str | Path], *, progress: Progress = None, **options: Any) -> Change:
+        """Make the documents those of these files and folders; see `nanochat.retrieval.sync.sync`."""
+        return self._changed(sync.sync(self.path, paths, progress=progress, **options))
+
+    def compact(self, *, progress: Progress = None) -> Change:
+        """Leave out deleted rows; the rows of the others are numbered anew."""
+        return self._changed(changes.compact(self.path, progress=progress))
+
+    def versions(self) -> list[VersionInfo]:
+        """All versions that are there, ascending."""
+        return list_versions(self.path)
+
+    def rollback(self, version: int) -> Change:
+        """Make the content of an older version current again; nothing is copied."""
+        return self._changed(changes.rollback(self.path, version))
+
+    def prune(self, keep: int = 1) -> changes.Pruned:
+        """Remove all but the newest `keep` versions, except those that some program has open."""
+        return changes.prune(self.path, keep)
+
+    def verify(self) -> tuple[int, int]:
+        """Hash every file of the open version; (files, bytes). KnowledgeBaseError names the first damaged one."""
+        return self._snapshot.verify()
+
+    def backup(self, target: str | Path) -> Path:
+        """Copy the open version into a folder, which is a knowledge base itself; every file is checked."""
+        return backup.backup(self._snapshot, Path(target))
+
+    def export(self, target: str | Path) -> int:
+        """Write the whole documents of the open version into a .jsonl file; how many there are."""
+        write_jsonl(target, (document.to_dict() for document in self._snapshot.table.whole_documents))
+        return self.num_documents
+
+    def stats(self) -> dict[str, Any]:
+        """Counts, sizes in bytes and what the indexes were made by, JSON-ready."""
+        return backup.stats(self._snapshot)
+
+    def _changed(self, change: Change) -> Change:
+        self.refresh()
+        return change
 
 
-def _check_place(path: Path) -> None:
-    """Refuse to replace anything that is not a knowledge base."""
-    if path.is_dir():
-        others = sorted(set(os.listdir(path)) - OWN_NAMES)
-        if others:
-            raise KnowledgeBaseError(
-                f"Refusing to replace {path}: it holds what is not part of a knowledge base, such as {others[0]}",
-                hint=f"choose a new folder, e.g. --output {path / 'knowledge_base'}",
-            )
-    elif path.exists():
-        raise KnowledgeBaseError(f"Refusing to replace {path}: it is a file", hint="choose a new folder for --output")
-
-
-def _wait_for_replacement(path: Path) -> None:
-    """A writer moves the old folder aside an instant before the new one takes its place; wait, or put the old one back
-    when that writer died in between."""
-    for _ in range(20):
-        found = path.parent.glob(f".{path.name}.*.old/{path.name}")
-        aside = [old for old in found if (old / "manifest.json").is_file()]
-        if path.exists() or not aside:
-            return
-        time.sleep(0.02)
-    log.warning("%s was left by an interrupted build: putting the old version back", path)
-    with contextlib.suppress(OSError):
-        os.rename(aside[0], path)
-
-
-@contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """One writer at a time; the lock ends with the process, also when it is killed."""
-    with open(path / ".lock", "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def search(
+    snapshot: Snapshot, retriever: Retriever, queries: Sequence[str], top_k: int, filters: "Filter | None"
+) -> list[list[ScoredDocument]]:
+    """The best documents of a version for each query."""
+    allowed = snapshot.mask(filters)
+    hits = retriever.search(queries, top_k) if allowed is None else retriever.search(queries, top_k, allowed=allowed)
+    rows = sorted({hit.position for row in hits for hit in row})
+    found = dict(zip(rows, snapshot.table.passages(rows))) if rows else {}
+    return [[ScoredDocument.of(found[position], score) for position, score in row] for row in hits]

@@ -1,20 +1,24 @@
-"""TF-IDF with damped counts and pivoted length normalisation, over an inverted index in plain numpy arrays."""
+"""TF-IDF with damped counts and pivoted length normalisation, over inverted indexes in plain numpy arrays."""
 
-import array
-from collections.abc import Iterator, Sequence
-from itertools import chain
+import json
+import re
+from collections import Counter as Tally
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nanochat.retrieval.analysis import ANALYSIS, analyze, spaced_words, term
-from nanochat.retrieval.base import Hit
+from nanochat.retrieval.analysis import ANALYSIS, analyze
+from nanochat.retrieval.base import Hit, hard_link_or_copy
 from nanochat.retrieval.document import Document
+from nanochat.retrieval.postings import WEIGHTS, Counter, Postings, merge
 
 # between 0 (document length does not matter) and 1 (full cosine); chosen once on training questions of four sets
 SLOPE = 0.3
 _BLOCK = 20_000  # documents counted at a time, to bound memory
+_MAX_PART_ROWS = 400_000  # parts are not merged beyond this, to bound memory
+_PART_NAME = re.compile(r"part-(\d{10})-(\d{10})\.npy")
 
 
 class SimpleRetriever:
@@ -24,88 +28,82 @@ class SimpleRetriever:
     Euclidean norm of the document's weights; query weight: (1 + ln tf) * ln(1 + N / df). Singhal, Buckley and Mitra
     1996, "Pivoted Document Length Normalization"; Singhal et al. 1998, "AT&T at TREC-7" (the double logarithm).
 
-    The inverted index is in compressed rows: term i owns positions[offsets[i]:offsets[i + 1]] (documents, ascending)
-    and the weights beside them. No dependency but numpy.
+    The index is one inverted index per range of rows, each in one file that never changes; small ones at the end are
+    merged when rows are added. df, N and the mean length are taken over all of them when a query comes, and sums are in
+    an order that does not depend on the ranges: scores are the same to the last bit. No dependency but numpy.
     """
 
     def __init__(self) -> None:
-        self._set([], np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), 0)
+        self._use([])
 
-    def _set(self, terms: list[str], offsets: Any, positions: Any, weights: Any, num_documents: int) -> None:
-        self._terms = {name: number for number, name in enumerate(terms)}
-        self._offsets, self._positions, self._weights = offsets, positions, weights
-        self._num_documents = num_documents
+    def _use(self, parts: list[Postings]) -> None:
+        self._parts = parts
+        self._num_rows = sum(part.num_rows for part in parts)
+        lengths = np.concatenate([np.zeros(0, np.float32), *(part.lengths for part in parts)]).astype(np.float64)
+        # a sum of whole numbers: the mean must not depend on how the rows are divided
+        mean = int(np.rint(lengths * 2**20).astype(np.int64).sum()) / 2**20 / max(self._num_rows, 1)
+        # a row without terms has no hits; the 1 keeps an index of such rows out of trouble
+        self._norms = ((1 - SLOPE) * mean + SLOPE * lengths) if mean else np.ones(self._num_rows)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows indexed or loaded."""
+        return self._num_rows
 
     def index(self, documents: Sequence[Document]) -> None:
-        """Count the terms of all documents and weigh them."""
-        terms = _Terms()
-        keys, counts = zip(*_count_blocks(documents, terms)) if len(documents) else ((), ())
-        keys = np.concatenate([np.zeros(0, np.int64), *keys])
-        counts = np.concatenate([np.zeros(0, np.int64), *counts])
-        # a key is (term, document) in one number: sorted, it is the inverted index
-        order = np.argsort(keys, kind="stable")
-        rows, positions = np.divmod(keys[order], max(len(documents), 1))
-        offsets = np.searchsorted(rows, np.arange(len(terms.names) + 1))
-        weights = 1 + np.log1p(np.log(counts[order]))
-        lengths = np.sqrt(np.bincount(positions, weights**2, minlength=len(documents)))
-        pivot = lengths.mean() if len(documents) else 1.0
-        weights /= ((1 - SLOPE) * pivot + SLOPE * lengths)[positions]
-        arrays = offsets.astype(np.int64), positions.astype(np.int32), weights.astype(np.float32)
-        self._set(terms.names, *arrays, len(documents))
+        """Count the terms of all documents."""
+        self._use(list(_count(documents)))
 
-    def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
+    def search(self, queries: Sequence[str], top_k: int, *, allowed: np.ndarray | None = None) -> list[list[Hit]]:
         """The best hits of each query."""
-        return [self._search(query, top_k) for query in queries]
+        return [best_hits(self._scores(query), top_k, allowed) for query in queries]
 
-    def _search(self, query: str, top_k: int) -> list[Hit]:
-        counts: dict[int, int] = {}
-        for name in analyze(query):
-            number = self._terms.get(name)
-            if number is not None:
-                counts[number] = counts.get(number, 0) + 1
-        scores = np.zeros(self._num_documents)
-        # ascending term numbers: the order of additions must not depend on the order of words
-        for number in sorted(counts):
-            start, end = self._offsets[number], self._offsets[number + 1]
-            idf = _idf(end - start, self._num_documents)
-            # a term's documents are distinct, so the indexed addition is safe
-            scores[self._positions[start:end]] += (1 + np.log(counts[number])) * idf * self._weights[start:end]
-        return best_hits(scores, top_k)
+    def _scores(self, query: str) -> np.ndarray:
+        scores = np.zeros(self._num_rows)
+        # sorted: the order of additions must not depend on the order of words
+        for name, count in sorted(Tally(analyze(query)).items()):
+            found = [(part, part.find(name.encode("utf-8"))) for part in self._parts]
+            frequency = sum(place.stop - place.start for _, place in found if place)
+            weight = (1 + np.log(count)) * np.log1p(self._num_rows / max(frequency, 1))
+            first = 0
+            for part, place in found:
+                if place:
+                    # a term's rows are distinct, so the indexed addition is safe
+                    rows = scores[first : first + part.num_rows]
+                    rows[part.positions[place]] += (weight * WEIGHTS)[part.counts[place]]
+                first += part.num_rows
+        return np.divide(scores, self._norms, out=scores)
 
     def save(self, folder: Path) -> None:
-        """Write terms.txt and three .npy arrays."""
-        (folder / "terms.txt").write_text("".join(f"{name}\n" for name in self._terms), encoding="utf-8")
-        for name, value in self._arrays().items():
-            np.save(folder / f"{name}.npy", value, allow_pickle=False)
+        """Write the inverted indexes and the list of them."""
+        _write_parts(folder, [], self._parts)
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote; the arrays stay on disk until they are used."""
-        terms = (folder / "terms.txt").read_text(encoding="utf-8").split("\n")[:-1]
-        arrays = {
-            name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
-            for name in self._arrays()
-        }
-        offsets = arrays["offsets"]
-        if len(offsets) != len(terms) + 1 or not offsets[-1] == len(arrays["positions"]) == len(arrays["weights"]):
-            raise ValueError("terms and arrays do not belong together")
-        self._set(terms, offsets, arrays["positions"], arrays["weights"], int(arrays["num_documents"]))
+        """Map what `save` or `write` wrote; the arrays stay on disk until they are used."""
+        self._use([_load(folder, name) for name in _read_parts(folder)])
 
-    def _arrays(self) -> dict[str, Any]:
-        return {
-            "offsets": self._offsets,
-            "positions": self._positions,
-            "weights": self._weights,
-            "num_documents": np.int64(self._num_documents),
-        }
+    def write(self, folder: Path, documents: Sequence[Document], previous: Path | None = None) -> None:
+        """Link the parts of `previous`, but merge the small ones at its end with the new rows."""
+        names = _read_parts(previous) if previous else []
+        num_new, kept = len(documents), len(names)
+        while kept and _rows(names[kept - 1]) <= num_new <= _MAX_PART_ROWS - _rows(names[kept - 1]):
+            kept -= 1
+            num_new += _rows(names[kept])
+        for name in names[:kept]:
+            hard_link_or_copy(previous / name, folder / name)
+        merged = [_load(previous, name) for name in names[kept:]]
+        _write_parts(folder, names[:kept], _count(documents, merged))
 
     def describe(self) -> dict[str, Any]:
         """Analysis chain and weighting."""
-        return {"analysis": ANALYSIS, "weights": "dtn.ltn pivoted", "slope": SLOPE}
+        return {"analysis": ANALYSIS, "weights": "dtn.ltn pivoted", "slope": SLOPE, "layout": 2}
 
 
-def best_hits(scores: Any, top_k: int) -> list[Hit]:
-    """The `top_k` highest of the scores (N,) that are above zero, best first, ties by position."""
-    found = np.flatnonzero(scores > 0)
+def best_hits(scores: np.ndarray, top_k: int, allowed: np.ndarray | None = None) -> list[Hit]:
+    """The `top_k` highest of the scores (N,) that are above zero and allowed, best first, ties by position."""
+    found = np.flatnonzero(scores > 0 if allowed is None else (scores > 0) & allowed)
+    if top_k < 1:
+        return []
     if len(found) > top_k:
         values = scores[found]
         # everything at or above the k-th value: ties at the border are cut by position below, not by luck
@@ -114,34 +112,49 @@ def best_hits(scores: Any, top_k: int) -> list[Hit]:
     return [Hit(position, score) for position, score in zip(found.tolist(), scores[found].tolist())]
 
 
-def _idf(document_frequency: Any, num_documents: int) -> Any:
-    return np.log1p(num_documents / np.maximum(document_frequency, 1))
-
-
-class _Terms(dict):
-    """Word -> term number, filled on first sight; -1 for words that are not indexed."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self._numbers: dict[str, int] = {}
-
-    def __missing__(self, word: str) -> int:
-        name = term(word)
-        number = -1
-        if name:
-            number = self._numbers.setdefault(name, len(self._numbers))
-            if number == len(self.names):
-                self.names.append(name)
-        self[word] = number
-        return number
-
-
-def _count_blocks(documents: Sequence[Document], terms: _Terms) -> Iterator[tuple[Any, Any]]:
-    """Per block of documents: keys (term * num_documents + document), distinct, and how often each occurs."""
+def _count(documents: Sequence[Document], before: Sequence[Postings] = ()) -> Iterator[Postings]:
+    """Inverted indexes of bounded size: of `before`, which are merged into the first, and of the documents."""
+    counter, waiting = Counter(), list(before)
     for start in range(0, len(documents), _BLOCK):
-        block = documents[start : start + _BLOCK]
-        words = [spaced_words(document.text).split() for document in block]
-        numbers = np.frombuffer(array.array("q", map(terms.__getitem__, chain.from_iterable(words))), np.int64)
-        owners = np.repeat(np.arange(start, start + len(block)), [len(row) for row in words])
-        keys = numbers * len(documents) + owners
-        yield np.unique(keys[numbers >= 0], return_counts=True)
+        if sum(part.num_rows for part in waiting) >= _MAX_PART_ROWS:
+            yield merge(waiting)
+            waiting = []
+        waiting.append(counter.count(documents[start : start + _BLOCK]))
+    if waiting:
+        yield merge(waiting)
+
+
+def _write_parts(folder: Path, names: Sequence[str], parts: Iterable[Postings]) -> None:
+    """Write parts after those in `names`, and the list of all."""
+    names, first = list(names), sum(map(_rows, names))
+    for part in parts:
+        names.append(f"part-{first:010}-{part.num_rows:010}.npy")
+        np.save(folder / names[-1], part.packed, allow_pickle=False)
+        first += part.num_rows
+    (folder / "parts.json").write_text(json.dumps({"parts": names}, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_parts(folder: Path) -> list[str]:
+    """The file names in row order. Raises ValueError unless they are plain and each begins where the last ends."""
+    record = json.loads((folder / "parts.json").read_text(encoding="utf-8"))
+    names = record.get("parts") if isinstance(record, dict) else None
+    if not isinstance(names, list):
+        raise ValueError("parts.json lists no parts")
+    first = 0
+    for name in names:
+        form = _PART_NAME.fullmatch(name) if isinstance(name, str) else None
+        if not form or int(form[1]) != first:
+            raise ValueError(f"parts.json names {name!r} where row {first} begins")
+        first += int(form[2])
+    return names
+
+
+def _rows(name: str) -> int:
+    return int(name[-14:-4])
+
+
+def _load(folder: Path, name: str) -> Postings:
+    part = Postings(np.asarray(np.load(folder / name, mmap_mode="r", allow_pickle=False)))
+    if part.num_rows != _rows(name):
+        raise ValueError(f"{name} holds {part.num_rows} rows")
+    return part
