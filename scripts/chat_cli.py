@@ -28,6 +28,7 @@ class ChatConfig:
     tag: str = ""                     # name of the checkpoint; empty: the most recent one
     step: int = -1                    # step of the checkpoint; -1: the last one
     retriever_type: str = ""          # empty: the knowledge base's own type
+    rerank: str = ""                  # cross-encoder folder that orders the best results anew
     top_k: int = 5                    # documents shown to the model for each question
     max_tokens: int = 128             # longest answer, tokens
     temperature: float = 0.0          # 0 is greedy: the same question gets the same answer
@@ -106,7 +107,7 @@ class Chat:
         from nanochat.retrieval import RetrievalManager
 
         if path:
-            self.manager = RetrievalManager(self.config.retriever_type or None, path)
+            self.manager = RetrievalManager(self.config.retriever_type or None, path, rerank=self.config.rerank)
             self.last = None
         knowledge_base = self.manager.knowledge_base
         count = len(knowledge_base.documents)
@@ -167,7 +168,7 @@ def open_chat(config: ChatConfig) -> Chat:
     """Open the knowledge base first, because it fails faster, then load the model."""
     from nanochat.retrieval import RetrievalManager
 
-    manager = RetrievalManager(config.retriever_type or None, config.knowledge_base)
+    manager = RetrievalManager(config.retriever_type or None, config.knowledge_base, rerank=config.rerank)
     # imported here so that --help does not wait for torch
     from nanochat.checkpoint_manager import load_model, require_mamba
     from nanochat.device import pick_device, set_cpu_threads

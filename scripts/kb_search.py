@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     from nanochat.retrieval import RetrievalManager
 
     manager = RetrievalManager(config.retriever_type or None, config.knowledge_base, version=config.version or None,
-                               rerank=config.rerank or None)
+                               rerank=config.rerank)
     started = time.perf_counter()
     found = manager.retrieve(config.query, config.top_k, filters=config.filter)
     seconds = time.perf_counter() - started

@@ -22,6 +22,7 @@ class RagEvalConfig:
     tag: str = ""                     # name of the checkpoint; empty: the most recent one
     step: int = -1                    # step of the checkpoint; -1: the last one
     retriever_type: str = ""          # empty: the knowledge base's own type
+    rerank: str = ""                  # cross-encoder folder that orders the best results anew
     top_k: int = 3                    # documents per question
     conditions: str = "closed_book,retrieved,oracle,wrong"  # comma-separated
     max_questions: int = -1           # evaluate only the first so many; -1: all
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> int:
     conditions = check_conditions([name.strip() for name in config.conditions.split(",") if name.strip()])
     limit = config.max_questions if config.max_questions >= 0 else None
     questions, digest = read_questions(config.questions, limit)
-    manager = RetrievalManager(config.retriever_type or None, config.knowledge_base)
+    manager = RetrievalManager(config.retriever_type or None, config.knowledge_base, rerank=config.rerank)
     check_evidence(config, questions, manager.knowledge_base.documents)
     device = pick_device(config.device)
     threads = set_cpu_threads()

@@ -24,7 +24,8 @@ class RagFinetuneConfig(TrainingConfig):
     validation_share: float = 0.1     # share of documents whose questions are kept for validation
     source: Literal["base", "mid"] = "mid"  # checkpoint to start from
     source_tag: str = ""              # its tag; empty: the same as --tag
-    retriever_type: Literal["simple", "bm25", "dense", "hybrid"] = "simple"  # retriever to use
+    retriever_type: Literal["simple", "bm25", "dense", "hybrid"] = "simple"  # practice worlds: bm25 for dense ones
+    rerank: str = ""                  # cross-encoder folder that orders the best results anew
     top_k: int = 5                    # most documents shown; training draws 1 ... top_k
     world_share: float = 0.5          # share of examples from generated worlds, new ones at every step
     base_tasks: str = "SmolTalk"      # conversations to mix in, comma-separated; empty for none
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
     # imported here so that --help does not wait for it
     from nanochat.retrieval import RetrievalManager
 
-    manager = RetrievalManager(config.retriever_type, config.knowledge_base)
+    manager = RetrievalManager(config.retriever_type, config.knowledge_base, rerank=config.rerank)
     from nanochat.checkpoint_manager import require_mamba
     from nanochat.device import pick_device, set_cpu_threads
     from nanochat.rag.curriculum import Curriculum, Mixture
@@ -82,8 +83,9 @@ def main(argv: list[str]) -> int:
     curriculum = Curriculum(
         ["documents"], start.tokenizer, seed=config.seed + 2, row_len=row_len,
         examples_per_step=config.device_batch_size, context_weight=config.context_weight,
-        retriever_type=config.retriever_type, mixture=mixture, max_doc_tokens=config.max_doc_length or None,
-        max_documents=config.top_k,
+        # a new world every few steps: encoding each would take longer than training on it
+        retriever_type=config.retriever_type if config.retriever_type == "simple" else "bm25", mixture=mixture,
+        max_doc_tokens=config.max_doc_length or None, max_documents=config.top_k,
     )
     held_out = _pool(documents, validation, manager) if validation else None
 
