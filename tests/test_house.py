@@ -28,7 +28,8 @@ SAME_ROOM = {"nanochat.config_file": "nanochat.config"}
 NOT_FOR = {"nanochat.engine": {"nanochat.training"}} | {
     room: {"nanochat.retrieval", "tasks"} for room, floor in FLOORS.items() if floor == 3
 }
-TABLES = ("RETRIEVERS", "READERS", "ENCODERS", "BLOCKS", "TASKS", "REWARDS", "RL_ALGORITHMS", "CONDITIONS")
+TABLES = ("RETRIEVERS", "READERS", "ENCODERS", "BLOCKS", "TASKS", "REWARDS", "RL_ALGORITHMS", "CONDITIONS",
+          "CHECKS", "PATHS")
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 EXECUTORS = {"eval", "exec", "compile", "__import__"}
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root)(?:/|\b(?=[\s\"'`]))|/home/\w|/Users/\w")
