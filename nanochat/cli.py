@@ -45,6 +45,8 @@ COMMANDS = {
     "kb stats": _versions("stats", "counts, sizes and settings of a knowledge base"),
     "kb lint": Command("scripts.kb_lint", "what in the documents deserves a look", words="documents"),
     "kb eval": Command("scripts.kb_eval", "measure retrieval with your own queries"),
+    "kb tune-encoder": Command("scripts.kb_tune_encoder", "tune the encoder on the documents; kept only if it wins",
+                               words="knowledge_base"),
     "tok train": Command("scripts.tok_train", "train a tokenizer"),
     "base train": Command("scripts.base_train", "pre-train a hybrid model"),
     "mid train": Command("scripts.mid_train", "continue on conversations and reading tasks"),

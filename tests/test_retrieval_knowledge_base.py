@@ -171,3 +171,18 @@ def test_a_moved_knowledge_base_works_and_names_no_place(place, name):
     kb.add([Document(id="new", content="a red kite")])
     for path in kb.path.rglob("*"):
         assert not path.is_file() or str(place.parent).encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("wrong", [{"fusion": "sum"}, {"alpha": 7}])
+def test_settings_that_no_search_could_use_are_refused_before_anything_is_written(tmp_path, wrong):
+    with pytest.raises(ConfigError):
+        KnowledgeBase.build(DOCUMENTS, tmp_path / "kb", "hybrid", settings={"model": "lsa", **wrong})
+    assert not (tmp_path / "kb").exists()
+
+
+def test_settings_asked_for_go_before_those_it_was_built_with_and_leave_the_others(tmp_path):
+    settings = {"model": "lsa", "fusion": "rrf"}
+    kb = KnowledgeBase.build(DOCUMENTS, tmp_path / "kb", "hybrid", settings=settings)
+    retriever = kb.retriever("hybrid", {"alpha": 0.9})
+    assert retriever.describe()["fusion"] == "rrf" and retriever.alpha == 0.9
+    assert retriever.dense is kb.retriever("hybrid").dense, "loaded once"

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import threading
 
 import pytest
@@ -160,6 +161,16 @@ def test_the_cache_counts_and_belongs_to_one_version(tmp_path):
     assert "example_005" not in [document.id for document in manager.retrieve("sourdough starter")]
     old = RetrievalManager("simple", tmp_path / "kb", version=1)
     assert old.retrieve("sourdough starter")[0].id == "example_005"
+
+
+def test_a_folder_removed_and_built_anew_is_seen_although_its_version_has_the_same_number(tmp_path):
+    KnowledgeBase.build(DOCUMENTS, tmp_path / "kb", "simple")
+    manager = RetrievalManager("simple", tmp_path / "kb")
+    assert manager.retrieve("sourdough starter")[0].id == "example_005"
+    shutil.rmtree(tmp_path / "kb")
+    KnowledgeBase.build([Document(id="new", content="a sourdough starter from the baker")], tmp_path / "kb", "simple")
+    assert manager.refresh() and not manager.refresh()
+    assert [document.id for document in manager.retrieve("sourdough starter")] == ["new"], "not from the cache"
 
 
 def test_filters_are_part_of_the_question(tmp_path):

@@ -178,3 +178,9 @@ def test_unknown_types_suggest_the_nearest():
     with pytest.raises(ConfigError, match="Unknown retriever type 'bm52'") as caught:
         make_retriever("bm52")
     assert "bm25" in caught.value.hint
+
+
+def test_a_word_that_the_query_repeats_counts_more(name):
+    retriever = built(name, [Document(id=text, content=text) for text in ("red kite", "red lamp", "blue drum")])
+    assert positions(retriever.search(["kite lamp lamp"], 2)[0])[0] == 1
+    assert positions(retriever.search(["kite kite lamp"], 2)[0])[0] == 0

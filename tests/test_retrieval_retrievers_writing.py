@@ -174,3 +174,15 @@ def test_rows_that_are_all_allowed_change_nothing(name):
     retriever = built(name, DOCUMENTS)
     assert retriever.search(QUERIES, 9, allowed=np.ones(len(DOCUMENTS), bool)) == retriever.search(QUERIES, 9)
     assert retriever.search(QUERIES, 9, allowed=np.zeros(len(DOCUMENTS), bool)) == [[]] * len(QUERIES)
+
+
+def test_allowed_rows_at_the_very_end_of_the_ranking_are_found(name):
+    # few enough to be far down, too many to be named in a query one by one
+    many = [Document(id=f"k{number}", content="kite kite kite") for number in range(900)]
+    many += [Document(id=f"l{number}", content=f"kite in a longer text about lamp {number}") for number in range(100)]
+    retriever = made(name)
+    retriever.index(many)
+    allowed = np.arange(len(many)) >= 900
+    every = [hit for hit in retriever.search(["kite"], len(many))[0] if allowed[hit.position]]
+    found = retriever.search(["kite"], 7, allowed=allowed)[0]
+    assert [hit.position for hit in found] == [hit.position for hit in every[:7]]

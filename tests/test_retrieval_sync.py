@@ -8,7 +8,7 @@ import random
 import pytest
 from knowledge_base_stubs import build, files_of
 
-from nanochat.errors import DocumentError, KnowledgeBaseError
+from nanochat.errors import ConfigError, DocumentError, KnowledgeBaseError
 from nanochat.retrieval import Document, KnowledgeBase
 from nanochat.retrieval.readers import find_files, read_files
 from nanochat.retrieval.sync import documents_from
@@ -126,6 +126,25 @@ def test_an_id_of_another_file_is_skipped(kb, folder):
     change = kb.sync(folder)
     assert change.added == 1 and "the id 'r1' is used in many.jsonl" in change.skipped[0]
     assert content_of(kb)["r1"].content.startswith("record number 1")
+
+
+def test_an_id_that_another_file_gives_up_is_taken_from_the_one_that_has_it(kb, folder):
+    write_records(folder / "more.jsonl", {"r1": "an impostor", "r77": "a newcomer"})
+    kb.sync(folder)
+    write_records(folder / "many.jsonl", {"r0": "record number 0 about trees"})
+    kb.sync(folder)
+    assert kb.sync(folder).skipped == [] and content_of(kb) == image_of(folder)
+
+
+def test_what_a_limited_build_did_not_read_comes_with_the_next_sync(tmp_path, folder):
+    sources = {}
+    kb = build(documents_from(folder, sources, [], limit=3), tmp_path / "kb", sources=sources)
+    assert kb.num_documents == 3
+    kb.sync(folder)
+    assert content_of(kb) == image_of(folder)
+    with pytest.raises(ConfigError, match="limit"):
+        # what is not read would seem to be gone
+        kb.sync(folder, read={"limit": 1})
 
 
 def test_documents_that_came_otherwise_stay(kb, folder):

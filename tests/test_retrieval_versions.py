@@ -1,9 +1,12 @@
 """Versions of a knowledge base: changes against a plain model, readers and writers at once, rollback, prune, backup."""
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -157,6 +160,22 @@ def test_a_second_writer_is_told_who_writes(tmp_path):
     assert kb.delete(["example_001"]).version == 2
     (kb.path / ".lock").write_text("left by a writer that died")
     assert kb.delete(["example_002"]).version == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_copy_of_a_process_that_wrote_does_not_go_on_holding_the_lock(tmp_path):
+    kb = build(DOCUMENTS, tmp_path / "kb")
+    with write_lock(kb.path, "add"):
+        child = os.fork()
+        if not child:
+            # such as a worker of a data loader: it never wrote, and lives on
+            time.sleep(30)
+            os._exit(0)
+    try:
+        assert kb.delete(["example_001"]).version == 2
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_adding_an_index_waits_for_a_writer_and_a_writer_does_not_wait_for_it(tmp_path, monkeypatch):

@@ -131,15 +131,20 @@ def read(config: BuildConfig, sources: dict[str, dict[str, Any]], skipped: list[
     """The documents, as they are read. One file of records is read strictly, as is everything with --strict; of the
     rest, what cannot be read goes into `skipped`, and what `sync` shall know into `sources`."""
     from nanochat.retrieval.readers import kind_of, scan_documents
-    from nanochat.retrieval.sync import documents_from
+    from nanochat.retrieval.readers.bulk import named
+    from nanochat.retrieval.sync import documents_from, file_state
 
     limit = config.limit or None
     alone = Path(config.documents[0]) if len(config.documents) == 1 else None
     if alone is not None and not alone.is_dir() and kind_of(alone.name) in (".jsonl", ".ndjson"):
+        # as it is before it is read: what is written meanwhile is a change
+        state = file_state(alone, {}) if alone.is_file() else {}
         for _, entry in scan_documents(alone, limit):
             if isinstance(entry, DocumentError):
                 raise entry
-            yield entry
+            yield named(entry, alone.name)
+        if limit is None:
+            sources[alone.name] = state
         return
     yield from documents_from(config.documents, sources, skipped, progress=print0, limit=limit)
     if config.strict and skipped:

@@ -109,7 +109,7 @@ class DenseRetriever:
         old = DenseRetriever(self._model, self._path)
         if previous is not None:
             old.load(previous)
-        encoder = old._loaded_encoder() if old.vectors else find_encoder(self._model, path=self._path)
+        encoder = old._loaded_encoder() if old.vectors else self._new_encoder()
         texts = Texts(documents)
         to_fit = encoder.rows_to_fit(old.num_rows + len(texts))
         may_learn_anew = to_fit < encoder.rows_to_fit(_EVER)
@@ -142,6 +142,11 @@ class DenseRetriever:
                 self._encoder = load_encoder(self._folder)
             return self._encoder
 
+    def _new_encoder(self) -> Encoder:
+        """The one asked for; where the index to reuse was tuned on these documents, that one goes on."""
+        tuned = tuned_encoder(self.reuse) if self.reuse is not None else None
+        return tuned or find_encoder(self._model, path=self._path)
+
     def _reusable(self, encoder: Encoder) -> VectorStore | None:
         """The vectors of the index to reuse, if that very encoder made them."""
         if self.reuse is None:
@@ -159,7 +164,8 @@ class DenseRetriever:
         if not self._model or self._model == described["model"]:
             return
         asked = find_encoder(self._model, path=self._path).describe()
-        if asked["fingerprint"] != described["fingerprint"]:
+        # a tuned encoder goes by the name of the one inside
+        if asked["fingerprint"] != described.get("base_fingerprint", described["fingerprint"]):
             raise KnowledgeBaseError(
                 f"The dense index was made with the encoder {described['model'] or described['encoder']} "
                 f"(fingerprint {described['fingerprint']}), not with {self._model} ({asked['fingerprint']})",
@@ -172,3 +178,25 @@ def _link_encoder(old: Path, folder: Path) -> None:
     for file in old.iterdir():
         if not file.name.startswith(_OWN_FILES):
             hard_link_or_copy(file, folder / file.name)
+
+
+def tuned_encoder(folder: Path) -> Encoder | None:
+    """The tuned encoder of an index; None where the index has another one, or is none."""
+    try:
+        described = read_record(folder / _RECORD)["encoder"]
+        return load_encoder(folder) if described and described["encoder"] == "tuned" else None
+    except (ValueError, OSError, KeyError, TypeError):
+        return None
+
+
+def write_with_encoder(folder: Path, previous: Path, encoder: Encoder) -> None:
+    """Write the index of `previous` with another encoder into an empty folder.
+
+    The encoder must give documents the vectors that they have; only queries may differ, as with a tuned one.
+    """
+    record = read_record(previous / _RECORD)
+    for file in previous.iterdir():
+        if file.name.startswith(_OWN_FILES) and file.name not in (_RECORD, TEXTS):
+            hard_link_or_copy(file, folder / file.name)
+    encoder.save(folder)
+    write_json(folder / _RECORD, {**record, "encoder": encoder.describe()})

@@ -1,6 +1,6 @@
 """Words and meaning together: BM25 and dense retrieval, fused."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ LSA_ALPHA = 0.2   # its vectors know little that BM25 does not
 RRF_K = 10
 _DEPTH = 50    # candidates of each side, at least; and so many for each hit wanted:
 _DEPTH_PER_HIT = 3
+_MOSTLY = 0.8  # of the rows: where more than these are allowed, the others are dropped from the hits
 
 
 class HybridRetriever:
@@ -61,7 +62,9 @@ class HybridRetriever:
         """The weight of the dense side."""
         if self._alpha is not None:
             return self._alpha
-        return LSA_ALPHA if self.dense.describe()["encoder"]["encoder"] == "lsa" else ALPHA
+        described = self.dense.describe()["encoder"]
+        # a tuned encoder has another inside
+        return LSA_ALPHA if described.get("base", described["encoder"]) == "lsa" else ALPHA
 
     def index(self, documents: Sequence[Document]) -> None:
         """Both indexes."""
@@ -76,13 +79,10 @@ class HybridRetriever:
             return [[] for _ in queries]
         vectors = self.dense.query_vectors(queries)
         depth = max(_DEPTH, _DEPTH_PER_HIT * top_k)
-        lexical = self.bm25.search(queries, depth, allowed=allowed)
-        dense = self.dense.search_vectors(vectors, depth, allowed=allowed)
+        lexical, best_lexical = _candidates(lambda k, mask: self.bm25.search(queries, k, allowed=mask), depth, allowed)
+        dense, best_dense = _candidates(lambda k, mask: self.dense.search_vectors(vectors, k, allowed=mask), depth, allowed)
         if self._fusion == "rrf":
             return [_by_rank(pair, top_k) for pair in zip(lexical, dense)]
-        # scores must not depend on the filter, so the best of the whole collection are the measure
-        best_lexical = lexical if allowed is None else self.bm25.search(queries, 1)
-        best_dense = dense if allowed is None else self.dense.search_vectors(vectors, 1)
         return [
             self._by_score(query, vectors[row], lexical[row], dense[row], top_k,
                            best_lexical=_best(best_lexical[row], 0.0), best_dense=_best(best_dense[row], -1.0))
@@ -141,6 +141,21 @@ class HybridRetriever:
 
     def _parts(self) -> list[tuple[str, Any]]:
         return [("bm25", self.bm25), ("dense", self.dense)]
+
+
+def _candidates(
+    search: Callable[[int, np.ndarray | None], list[list[Hit]]], depth: int, allowed: np.ndarray | None
+) -> tuple[list[list[Hit]], list[list[Hit]]]:
+    """The best `depth` allowed hits of each query, and hits whose first is the best of the whole collection: scores
+    must not depend on the filter."""
+    if allowed is None or np.count_nonzero(allowed) > _MOSTLY * len(allowed):
+        # little is left out: one search serves both
+        wanted = depth if allowed is None else int(depth / _MOSTLY) + 1
+        found = search(wanted, None)
+        kept = found if allowed is None else [[hit for hit in hits if allowed[hit.position]][:depth] for hits in found]
+        if all(len(few) == depth or len(hits) < wanted for few, hits in zip(kept, found)):
+            return kept, found
+    return search(depth, allowed), search(1, None)
 
 
 def _best(hits: list[Hit], otherwise: float) -> float:

@@ -10,6 +10,7 @@ A `KnowledgeBase` keeps the version it has opened until `refresh`, whatever othe
 more.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,8 @@ from nanochat.retrieval.base import COMPONENTS, Retriever, check_retriever_type,
 from nanochat.retrieval.changes import Change
 from nanochat.retrieval.chunking import Chunking
 from nanochat.retrieval.document import Document, ScoredDocument
-from nanochat.retrieval.indexes import check_settings, compose, load_index, settings_of, stored_types
+from nanochat.retrieval.indexes import check_settings, compose, load_index, settings_of
+from nanochat.retrieval.manifest import encode_manifest
 from nanochat.retrieval.place import check_place
 from nanochat.retrieval.purge import purge as purge_documents
 from nanochat.retrieval.snapshot import Snapshot
@@ -71,10 +73,9 @@ class KnowledgeBase:
         if chunking is None:
             chunking = Chunking("words", chunk_words) if chunk_words else Chunking()
         path = Path(path)
-        for name, own in stored_types(retriever_type, settings or {}).items():
-            # what is missing here must be known before anything is written
-            check_settings(name, own)
-            make_retriever(name, own)
+        check_settings(retriever_type, settings or {})
+        # what is wrong or missing must be known before anything is written
+        make_retriever(retriever_type, settings)
         check_place(path)
         changes.build(path, documents, retriever_type, chunking=chunking, settings=settings or {}, sources=sources,
                       progress=progress)
@@ -156,10 +157,8 @@ class KnowledgeBase:
         """
         snapshot = self._snapshot
         name = check_retriever_type(retriever_type or self.retriever_type)
-        if settings is None:
-            settings = self._settings(name)
-        else:
-            check_settings(name, settings)
+        check_settings(name, settings or {})
+        settings = {**self._settings(name), **(settings or {})}
         with snapshot.lock:
             if name not in COMPONENTS:
                 return self._single(snapshot, name, settings)
@@ -207,8 +206,9 @@ class KnowledgeBase:
         return retriever
 
     def refresh(self) -> bool:
-        """Move on to the current version; whether it was another one."""
-        if read_current(self.path)[0] == self.version:
+        """Move on to the current version; whether it was another one. One of the same number is another, too, where
+        the folder was removed and built anew."""
+        if read_current(self.path) == (self.version, hashlib.sha256(encode_manifest(self.manifest)).hexdigest()):
             return False
         self._snapshot = Snapshot.open(self.path)
         return True

@@ -46,6 +46,9 @@ def write_lock(path: Path, action: str, *, wait: bool = False) -> Iterator[bool]
         finally:
             with contextlib.suppress(OSError):
                 _replace_text(file, "")
+            with contextlib.suppress(OSError):
+                # closing is not enough: a process forked meanwhile has the file open, too
+                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _replace_text(file: IO[str], text: str) -> None:

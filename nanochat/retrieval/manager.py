@@ -16,7 +16,8 @@ from nanochat.retrieval.snapshot import Snapshot
 if TYPE_CHECKING:
     from nanochat.retrieval.rerank import Reranker
 
-_Key = tuple[str, int, int, tuple[Condition, ...], int]  # query, top_k, version, filters, neighbours
+# query, top_k, how often the manager had moved on, filters, neighbours
+_Key = tuple[str, int, int, tuple[Condition, ...], int]
 
 
 class CacheInfo(NamedTuple):
@@ -59,12 +60,12 @@ class RetrievalManager:
         self._cache_size = cache_size
         self._hits = self._misses = 0
         self._lock = threading.Lock()  # of the cache: several requests may search at once
-        self._open = self._opened()
+        self._open = self._opened(0)
 
-    def _opened(self) -> tuple[Snapshot, Retriever]:
+    def _opened(self, moves: int) -> tuple[Snapshot, Retriever, int]:
         retriever = self.knowledge_base.retriever(self.retriever_type, self._settings)
         # asked for last: adding a missing index moves the knowledge base on
-        return self.knowledge_base.snapshot, retriever
+        return self.knowledge_base.snapshot, retriever, moves
 
     @property
     def _retriever(self) -> Retriever:
@@ -75,7 +76,7 @@ class RetrievalManager:
         way end with the version they began with."""
         if not self.knowledge_base.refresh():
             return False
-        self._open = self._opened()
+        self._open = self._opened(self._open[2] + 1)
         return True
 
     def retrieve(
@@ -97,9 +98,10 @@ class RetrievalManager:
             raise ConfigError(f"top_k must be at least 1, not {top_k}", hint="5 is a good start")
         if neighbours < 0:
             raise ConfigError(f"neighbours is {neighbours}", hint="give 0 or more")
-        snapshot, retriever = self._open
+        snapshot, retriever, moves = self._open
         conditions = parse_filters(filters)
-        keys = [(query, top_k, snapshot.version, conditions, neighbours) for query in queries]
+        # not the number of the version: a folder that was built anew counts from 1 again
+        keys = [(query, top_k, moves, conditions, neighbours) for query in queries]
         with self._lock:
             known = {key: self._cache[key] for key in keys if key in self._cache}
             self._hits += sum(key in known for key in keys)

@@ -57,6 +57,9 @@ def writing(
             _newest(path, tolerant=base is not None)
         _refuse_links(path)
         with write_lock(path, action, wait=wait) as was_interrupted, contextlib.ExitStack() as stack:
+            if create:
+                # while the lock is held: what is there may else be another writer's
+                stack.callback(_unmake, path, made)
             if was_interrupted or create:
                 _clean(path)
             newest = _newest(path, tolerant=create or base is not None)
@@ -75,8 +78,10 @@ def writing(
             hint="choose a folder you may write to, with free space, e.g. --output data/my_kb; nothing was changed",
         ) from error
     finally:
-        if create and not (path / "CURRENT").exists():
-            _unmake(path, made)
+        # the folder was made, but the lock not taken
+        with contextlib.suppress(OSError):
+            for folder in made:
+                folder.rmdir()
 
 
 def _make_folder(path: Path) -> list[Path]:
@@ -88,7 +93,7 @@ def _make_folder(path: Path) -> list[Path]:
 
 def _unmake(path: Path, made: Sequence[Path]) -> None:
     """After a build that failed, and was tidied up: leave nothing behind but a journal to go on from."""
-    if (path / "work").is_dir() and any((path / "work").iterdir()):
+    if (path / "CURRENT").exists() or (path / "work").is_dir() and any((path / "work").iterdir()):
         return
     for folder in (path / "work", path / "parts", path / "indexes", path / "versions"):
         with contextlib.suppress(OSError):

@@ -118,7 +118,8 @@ def _write_without(writer: Writer, ids: frozenset[str]) -> None:
 
 def _learns(record: dict[str, Any]) -> bool:
     encoder = record["made_by"].get("encoder")
-    return isinstance(encoder, dict) and encoder.get("encoder") == "lsa"
+    # a tuned encoder has another inside
+    return isinstance(encoder, dict) and encoder.get("base", encoder.get("encoder")) == "lsa"
 
 
 def _drop(path: Path, versions: Sequence[int]) -> list[int]:

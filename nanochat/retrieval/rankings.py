@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from nanochat.retrieval.base import Hit
+from nanochat.retrieval.base import Hit, Retriever
 from nanochat.retrieval.document import Document
 
 if TYPE_CHECKING:
@@ -63,12 +63,16 @@ class Ranker:
     ranks the passages themselves.
     """
 
-    def __init__(self, knowledge_base: "KnowledgeBase", retriever_type: str | None = None, *, label: str = "") -> None:
+    def __init__(
+        self, knowledge_base: "KnowledgeBase", retriever_type: str | None = None, *, label: str = "",
+        retriever: Retriever | None = None,
+    ) -> None:
+        """`retriever` over the same rows stands in for the knowledge base's own."""
         self.knowledge_base = knowledge_base
         self.retriever_type = retriever_type or knowledge_base.retriever_type
         self.label = label or self.retriever_type
         self.by_passage = False
-        self._retriever = knowledge_base.retriever(self.retriever_type)
+        self._retriever = retriever or knowledge_base.retriever(self.retriever_type)
         self._allowed = knowledge_base.allowed()
         self._table = knowledge_base.snapshot.table
         self._names: dict[int, str] = {}

@@ -1,12 +1,13 @@
 """One version of a knowledge base, opened for reading: it stays as it is, whatever a writer does meanwhile."""
 
+import contextlib
 import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -14,10 +15,7 @@ from nanochat.errors import KnowledgeBaseError
 from nanochat.retrieval.base import Retriever
 from nanochat.retrieval.manifest import check_file, check_folder, damaged, files_of, index_files
 from nanochat.retrieval.table import Part, PartRecord, Table
-from nanochat.retrieval.versions import hold_current, hold_version, version_name, version_numbers
-
-if TYPE_CHECKING:
-    pass
+from nanochat.retrieval.versions import hold_current, hold_version, read_current, version_name, version_numbers
 
 _KEPT_MASKS = 64
 
@@ -52,7 +50,7 @@ class Snapshot:
 
     def mask(self, filters: Any) -> np.ndarray | None:
         """Which rows may be found, bool (num_rows,); None where all may: filters, less what is deleted."""
-        if not filters:
+        if not filters and not isinstance(filters, str):
             return self.table.live
         from nanochat.retrieval.filters import rows_matching
 
@@ -79,7 +77,12 @@ class Snapshot:
 
 def _hold(path: Path, version: int) -> tuple[dict[str, Any], IO[bytes]]:
     numbers = version_numbers(path)
+    with contextlib.suppress(KnowledgeBaseError):
+        # a version above the current one was never committed; where CURRENT is damaged, every one may be the last
+        numbers = [number for number in numbers if number <= read_current(path)[0]] or numbers
     try:
+        if numbers and version > numbers[-1]:
+            raise FileNotFoundError(version_name(version))
         return hold_version(path, version)
     except (FileNotFoundError, NotADirectoryError) as missing:
         if not numbers:
@@ -122,7 +125,7 @@ def read_deleted(path: Path, manifest: Mapping[str, Any]) -> np.ndarray:
 
 
 def read_sources(path: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What `sync` knew of each file: size, time, hash, and the ids of its documents."""
+    """What `sync` knew of each file: size, time and hash."""
     record = manifest["sources"]
     if record is None:
         return {}
@@ -158,6 +161,3 @@ def fingerprint_of(table: Table, chunking: Mapping[str, Any]) -> tuple[str, int]
         digest.update(np.ascontiguousarray(part.hashes if is_whole else part.hashes[documents]))
         num_documents += len(documents)
     return digest.hexdigest(), num_documents
-
-
-Progress = Callable[[str], None] | None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nanochat.errors import KnowledgeBaseError
+from nanochat.errors import ConfigError, KnowledgeBaseError
 from nanochat.retrieval.changes import Change, Tally, commit_changes, finish, fresh_documents
 from nanochat.retrieval.document import Document
 from nanochat.retrieval.place import writing
@@ -33,9 +33,12 @@ def sync(
     those that a file no longer holds. A file that cannot be read is skipped and named in the result, and its old
     documents stay. Documents that did not come from files stay as they are.
 
-    read: options of `read_files`, such as timeout_s. Raises KnowledgeBaseError where no file is left of those that
-    were there before (a folder that is not mounted?), unless `allow_empty`.
+    read: options of `read_files`, such as timeout_s, but no limit. Raises KnowledgeBaseError where no file is left of
+    those that were there before (a folder that is not mounted?), unless `allow_empty`.
     """
+    if read and read.get("limit") is not None:
+        raise ConfigError("sync takes no limit: documents that it does not read would seem to be gone",
+                          hint="leave the limit out, or name fewer files")
     started = time.perf_counter()
     with writing(path, "sync", progress=progress) as writer:
         plan = Plan(writer.base.table, read_sources(path, writer.base.manifest), find_files(paths))
@@ -47,7 +50,7 @@ def sync(
         results = read_files(plan.changed, progress=progress, **(read or {}))
         if commit_changes(writer, plan.documents(results), plan.tally, sources=plan.new_sources):
             return finish(writer, plan.tally, started, skipped=plan.skipped)
-        return Change(writer.version - 1, "sync", unchanged=plan.tally.unchanged, skipped=plan.skipped,
+        return Change(writer.base.version, "sync", unchanged=plan.tally.unchanged, skipped=plan.skipped,
                       seconds=time.perf_counter() - started)
 
 
@@ -89,6 +92,8 @@ class Plan:
                 other = self._unchanged_owner(document.id, name)
                 if other:
                     self.skipped.append(f"{name}: the id {document.id!r} is used in {other} already")
+                    # the other file may give the id up while this one stays as it is
+                    self.notes.read_again(name)
                     continue
                 self._seen.add(document.id)
                 yield document
@@ -129,8 +134,12 @@ class Notes:
     def add(self, result: FileResult) -> None:
         """Note the errors of a file; it will be read again next time, whether or not it changes."""
         if result.errors:
-            self.known[result.file.relative] = {"bytes": 0, "mtime_ns": 0, "sha256": ""}
+            self.read_again(result.file.relative)
             self.skipped += [f"{result.file.relative}: {error.problem}" for error in result.errors]
+
+    def read_again(self, name: str) -> None:
+        """Have the next `sync` read a file whether or not it changes."""
+        self.known[name] = {"bytes": 0, "mtime_ns": 0, "sha256": ""}
 
 
 def file_state(path: Path, before: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,17 +178,26 @@ def documents_of(table: Table, wanted: Set[str], all_files: Set[str]) -> tuple[d
 
 
 def documents_from(
-    paths: str | Path | Sequence[str | Path], sources: Sources, skipped: list[str], *, progress: Progress = None,
-    **options: Any,
+    paths: str | Path | Sequence[str | Path], sources: Sources, skipped: list[str], *, limit: int | None = None,
+    progress: Progress = None, **options: Any,
 ) -> Iterator[Document]:
     """The documents of files and folders, for `KnowledgeBase.build(..., sources=sources)`, so that `sync` knows them.
 
-    Fills `sources`, and `skipped` with what could not be read. options: those of `read_files`.
+    Fills `sources`, and `skipped` with what could not be read. options: those of `read_files`. After a `limit` the next
+    `sync` reads what is left.
     """
     files = find_files(paths)
     notes = Notes(files, {})
-    for result in read_files([file for file in files if file.relative in notes.known], progress=progress, **options):
+    readable = [file for file in files if file.relative in notes.known]
+    num_files = num_documents = 0
+    for result in read_files(readable, limit=limit, progress=progress, **options):
         notes.add(result)
+        num_files += 1
+        num_documents += len(result.documents)
         yield from result.documents
+    if num_documents == limit:
+        # the last file may hold more
+        for file in readable[num_files - 1 :]:
+            notes.read_again(file.relative)
     sources.update(notes.known)
     skipped += notes.skipped

@@ -55,15 +55,16 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file beside its place and rename it, then sync the folder."""
+def write_whole(path: Path, data: bytes, *, sync_folder: bool = True) -> None:
+    """Write a file beside its place and rename it. Unless `sync_folder`, the caller puts its name on the disk."""
     temporary = path.with_name(f"{path.name}.tmp")
     with open(temporary, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    sync_path(path.parent)
+    if sync_folder:
+        sync_path(path.parent)
 
 
 def read_current(path: Path) -> tuple[int, str]:
@@ -154,11 +155,11 @@ def list_versions(path: Path) -> list[VersionInfo]:
     for version in (number for number in version_numbers(path) if number <= current):
         try:
             manifest = read_version(path, version)
+            with unused([path / version_name(version)]) as free:
+                is_in_use = not free
         except (KnowledgeBaseError, FileNotFoundError) as error:
             log.warning("version %d cannot be read: %s", version, error)
             continue
-        with unused([path / version_name(version)]) as free:
-            is_in_use = not free
         found.append(VersionInfo(
             version, manifest.get("action", ""), times.get(version, ""), manifest["num_documents"],
             manifest["num_passages"], tuple(manifest["indexes"]), version == current, is_in_use,
@@ -169,9 +170,11 @@ def list_versions(path: Path) -> list[VersionInfo]:
 def append_log(path: Path, **entry: Any) -> None:
     """One line in log.jsonl, with the time."""
     line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **entry}, ensure_ascii=False) + "\n"
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-    with open(os.open(path / "log.jsonl", flags, 0o644), "ab") as file:
-        file.write(line.encode())
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    with open(os.open(path / "log.jsonl", flags, 0o644), "r+b") as file:
+        # a line that a crash cut short must not take the next one with it
+        torn = file.seek(0, os.SEEK_END) and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
+        file.write(b"\n" * bool(torn) + line.encode())
         file.flush()
         os.fsync(file.fileno())
 
@@ -201,9 +204,11 @@ def remove_unneeded(path: Path) -> int:
 
     Only for the holder of the write lock. Returns the number of bytes set free, hard links not counted.
     """
-    committed = read_current(path)[0] if (path / "CURRENT").is_file() else 0
+    versions = version_numbers(path)
+    # without CURRENT nothing tells which are committed; each is complete, and one of them may be gone back to
+    committed = read_current(path)[0] if (path / "CURRENT").is_file() else max(versions, default=0)
     needed: set[str] = set()
-    for version in version_numbers(path):
+    for version in versions:
         if version > committed:
             (path / version_name(version)).unlink()
             continue

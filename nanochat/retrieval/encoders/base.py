@@ -66,6 +66,7 @@ class Encoder(Protocol):
 ENCODERS = {
     "transformer": "nanochat.retrieval.encoders.transformer:TransformerEncoder",
     "lsa": "nanochat.retrieval.encoders.lsa:LsaEncoder",
+    "tuned": "nanochat.retrieval.encoders.tuned:TunedEncoder",
 }
 
 

@@ -53,7 +53,7 @@ class LsaEncoder:
         """Learn the terms' vectors. The same texts give the same vectors."""
         counted = list(_count(texts))
         self.fitted_rows = len(counted)
-        keys, numbers = np.unique(_flat(counted, 0, np.uint64), return_inverse=True)
+        keys, numbers = _distinct(_flat(counted, 0, np.uint64))
         counts = np.bincount(numbers, minlength=len(keys))
         kept = np.sort(np.lexsort((keys, -counts))[:MAX_TERMS])
         places = np.full(len(keys), -1)
@@ -76,7 +76,7 @@ class LsaEncoder:
         counted = list(_count(texts))
         lengths = np.array([len(one[0]) for one in counted])
         result = np.zeros((len(texts), self.dimension), np.float32)
-        keys, numbers = np.unique(_flat(counted, 0, np.uint64), return_inverse=True)
+        keys, numbers = _distinct(_flat(counted, 0, np.uint64))
         if not len(keys):
             return result
         places = np.searchsorted(self._keys, keys)
@@ -153,6 +153,19 @@ def _damped(count: int) -> float:
 
 def _flat(counted: Sequence[tuple[list, list]], which: int, kind: Any) -> np.ndarray:
     return np.array([value for one in counted for value in one[which]], kind)
+
+
+def _distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different keys, ascending, and the place of each key among them.
+
+    np.unique would import masked arrays, which takes longer than a query.
+    """
+    order = np.argsort(keys, kind="stable")
+    ascending = keys[order]
+    starts = np.append(True, ascending[1:] != ascending[:-1])[: len(keys)]
+    places = np.empty(len(keys), np.int64)
+    places[order] = np.cumsum(starts) - 1
+    return ascending[starts], places
 
 
 def _idf(counts: np.ndarray, num_rows: int) -> np.ndarray:

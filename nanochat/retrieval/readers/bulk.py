@@ -131,11 +131,12 @@ def _checked(result: FileResult, first: dict[str, str], limit: int | None) -> Fi
             ))
             continue
         first[document.id] = relative
-        documents.append(_named(document, relative))
+        documents.append(named(document, relative))
     return FileResult(result.file, documents, errors)
 
 
-def _named(document: Document, relative: str) -> Document:
+def named(document: Document, relative: str) -> Document:
+    """The document with metadata["file"], the relative path of its file; its own "file" moves to "record_file"."""
     if document.metadata.get("file") == relative:
         return document
     metadata = dict(document.metadata)

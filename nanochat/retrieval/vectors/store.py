@@ -45,7 +45,7 @@ class VectorStore:
             return to_float32(self._vectors[0][rows])
         found = np.empty((len(rows), self.dimension), np.float16)
         owners = np.searchsorted(self._starts, rows, side="right") - 1
-        for owner in np.unique(owners):
+        for owner in set(owners.tolist()):
             mine = owners == owner
             found[mine] = self._vectors[owner][rows[mine] - self._starts[owner]]
         return to_float32(found)
@@ -59,7 +59,8 @@ class VectorStore:
     def matrix(self) -> np.ndarray:
         """float32 (num_rows, dimension): all vectors, in memory."""
         found = np.empty((self.num_rows, self.dimension), np.float32)
-        for first, block in self.blocks():
+        # blocks that stay in the processor's cache
+        for first, block in self.blocks(512):
             found[first : first + len(block)] = to_float32(block)
         return found
 
