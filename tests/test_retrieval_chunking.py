@@ -122,7 +122,8 @@ def test_the_command_says_how_many_passages_and_the_manifest_keeps_the_length(fi
     knowledge_base = KnowledgeBase.open(tmp_path / "kb")
     assert knowledge_base.manifest["chunk_words"] == 6
     assert [document.id for document in knowledge_base.documents] == ["long#1", "long#2", "s"]
-    assert knowledge_base.documents[1].metadata == {"topic": "x", "parent": "long", "start": 30, "end": 59}
+    assert knowledge_base.documents[1].metadata == {"topic": "x", "parent": "long", "start": 30, "end": 59,
+                                                    "file": file.name}
     assert main(words) == 0
     assert "passages" not in capsys.readouterr().out
     assert KnowledgeBase.open(tmp_path / "kb").manifest["chunk_words"] == 0

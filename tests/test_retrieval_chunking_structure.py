@@ -80,6 +80,7 @@ def test_words_of_structured_text(content, size, overlap, file):
 
 @settings(max_examples=100, deadline=None)
 @given(TEXTS, st.integers(8, 40), st.integers(0, 12))
+@example("\n  \n  \n```py", 8, 0)
 def test_tokens_of_structured_text(tokenizer, content, size, overlap):
     overlap = min(overlap, size // 2)
     document = doc(content, "a.md")

@@ -209,8 +209,9 @@ def _next_stop(begin: int, ends: Sequence[int], totals: Sequence[int], size: int
         return ends[-1]
     limit = max(bisect_right(totals, totals[begin] + size) - 1, begin + 1)
     first, last = bisect_right(ends, begin), bisect_right(ends, limit)
-    # the next sentence must be cut in any case: fill the passage with its beginning
-    if first == last or totals[ends[last]] - totals[ends[last - 1]] > size:
+    # the next sentence must be cut in any case: fill the passage with its beginning; or a single unit weighs more than
+    # fits, such as a word with its tokens of white space
+    if first == last or last == len(ends) or totals[ends[last]] - totals[ends[last - 1]] > size:
         return limit
     even = bisect_left(totals, totals[begin] + math.ceil(remaining / math.ceil(remaining / size)))
     return ends[min(bisect_left(ends, even), last - 1)]

@@ -1,6 +1,7 @@
 """Words and meaning together: BM25 and dense retrieval, fused."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,8 @@ class HybridRetriever:
             return [[] for _ in queries]
         vectors = self.dense.query_vectors(queries)
         depth = max(_DEPTH, _DEPTH_PER_HIT * top_k)
-        lexical, best_lexical = _candidates(lambda k, mask: self.bm25.search(queries, k, allowed=mask), depth, allowed)
-        dense, best_dense = _candidates(lambda k, mask: self.dense.search_vectors(vectors, k, allowed=mask), depth, allowed)
+        lexical, best_lexical = _candidates(partial(self.bm25.search, queries), depth, allowed)
+        dense, best_dense = _candidates(partial(self.dense.search_vectors, vectors), depth, allowed)
         if self._fusion == "rrf":
             return [_by_rank(pair, top_k) for pair in zip(lexical, dense)]
         return [
@@ -144,18 +145,18 @@ class HybridRetriever:
 
 
 def _candidates(
-    search: Callable[[int, np.ndarray | None], list[list[Hit]]], depth: int, allowed: np.ndarray | None
+    search: Callable[..., list[list[Hit]]], depth: int, allowed: np.ndarray | None
 ) -> tuple[list[list[Hit]], list[list[Hit]]]:
     """The best `depth` allowed hits of each query, and hits whose first is the best of the whole collection: scores
     must not depend on the filter."""
     if allowed is None or np.count_nonzero(allowed) > _MOSTLY * len(allowed):
         # little is left out: one search serves both
         wanted = depth if allowed is None else int(depth / _MOSTLY) + 1
-        found = search(wanted, None)
+        found = search(wanted)
         kept = found if allowed is None else [[hit for hit in hits if allowed[hit.position]][:depth] for hits in found]
         if all(len(few) == depth or len(hits) < wanted for few, hits in zip(kept, found)):
             return kept, found
-    return search(depth, allowed), search(1, None)
+    return search(depth, allowed=allowed), search(1)
 
 
 def _best(hits: list[Hit], otherwise: float) -> float:
