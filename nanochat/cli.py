@@ -57,10 +57,11 @@ COMMANDS = {
 }
 
 
-def usage() -> str:
-    """The list that `nanochat --help` prints."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  nanochat {words:<{width}}  {command.text}" for words, command in COMMANDS.items()]
+def usage(group: str = "") -> str:
+    """The list that `nanochat --help` prints, or `nanochat kb --help` for the group "kb"."""
+    commands = {words: command for words, command in COMMANDS.items() if group in ("", words.split()[0])}
+    width = max(map(len, commands))
+    lines = [f"  nanochat {words:<{width}}  {command.text}" for words, command in commands.items()]
     return "\n".join(["usage: nanochat COMMAND [CONFIG_FILE] [--name value ...]", "", *lines, "",
                       "settings of one command: nanochat COMMAND --help"])
 
@@ -83,6 +84,10 @@ def main(argv: list[str]) -> int:
     """Run the command that argv names."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
+        return 0
+    groups = {words.split()[0] for words in COMMANDS} - set(COMMANDS)
+    if argv[0] in groups and (len(argv) == 1 or argv[1] in ("-h", "--help", "help")):
+        print(usage(argv[0]))
         return 0
     module, rest = find(argv)
     return importlib.import_module(module).main(rest)

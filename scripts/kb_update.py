@@ -66,23 +66,21 @@ def change(knowledge_base: "KnowledgeBase", config: KbUpdateConfig) -> "Change":
     if config.action == "sync":
         return knowledge_base.sync(config.documents, progress=print0)
     from nanochat.retrieval.readers import load_documents
+    from nanochat.retrieval.readers.files import skip_lines
 
     documents, errors = load_documents(config.documents, strict=config.strict, progress=print0)
-    for error in errors[:_SHOWN_SKIPS]:
-        print0(f"skipped: {error.problem}")
-    if len(errors) > _SHOWN_SKIPS:
-        print0(f"and {len(errors) - _SHOWN_SKIPS:,} more were skipped")
+    for line in skip_lines([error.problem for error in errors], _SHOWN_SKIPS):
+        print0(line)
     return (knowledge_base.add if config.action == "add" else knowledge_base.update)(documents)
 
 
 def summary(done: "Change") -> str:
     """One line about a change, and one for each of the first files that were skipped."""
+    from nanochat.retrieval.readers.files import skip_lines
+
     lines = [f"{done.action}: {done.added:,} added, {done.updated:,} updated, {done.deleted:,} deleted, "
              f"{done.unchanged:,} unchanged, {done.seconds:.1f} s"]
-    lines += [f"  skipped: {problem}" for problem in done.skipped[:_SHOWN_SKIPS]]
-    if len(done.skipped) > _SHOWN_SKIPS:
-        lines.append(f"  and {len(done.skipped) - _SHOWN_SKIPS:,} more were skipped")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  {line}" for line in skip_lines(done.skipped, _SHOWN_SKIPS))])
 
 
 if __name__ == "__main__":

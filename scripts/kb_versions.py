@@ -9,6 +9,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nanochat.common import print0, run_main
@@ -44,15 +45,24 @@ def main(argv: list[str]) -> int:
         example = "backups/my_kb" if config.action == "backup" else "data/my_documents.jsonl"
         raise ConfigError("--output is missing", hint=f"nanochat kb {config.action} {example} "
                           f"--knowledge_base {config.knowledge_base}")
+    if config.action == "versions":
+        _versions(config)
+        return 0
+    if config.action == "rollback" and config.version < 1:
+        raise ConfigError("--version is missing", hint=f"nanochat kb versions {config.knowledge_base} lists them")
     from nanochat.retrieval import KnowledgeBase
 
-    old = config.action in ("stats", "verify", "export") and config.version
+    # a rollback opens the version it goes back to: the current one may be damaged
+    old = config.action in ("stats", "verify", "export", "rollback") and config.version
     ACTIONS[config.action](KnowledgeBase.open(config.knowledge_base, version=config.version if old else None), config)
     return 0
 
 
-def _versions(knowledge_base: "KnowledgeBase", config: KbVersionsConfig) -> None:
-    infos = knowledge_base.versions()
+def _versions(config: KbVersionsConfig) -> None:
+    # nothing is opened: the list is what helps where the current version is damaged
+    from nanochat.retrieval.versions import list_versions
+
+    infos = list_versions(Path(config.knowledge_base))
     if config.json:
         print0(json.dumps([vars(info) for info in infos], indent=2))
         return
@@ -80,8 +90,6 @@ def _verify(knowledge_base: "KnowledgeBase", config: KbVersionsConfig) -> None:
 
 
 def _rollback(knowledge_base: "KnowledgeBase", config: KbVersionsConfig) -> None:
-    if config.version < 1:
-        raise ConfigError("--version is missing", hint=f"nanochat kb versions {config.knowledge_base} lists them")
     done = knowledge_base.rollback(config.version)
     print0(f"{config.knowledge_base}: version {done.version} is now what version {config.version} was, "
            f"{knowledge_base.num_documents:,} documents")
@@ -113,7 +121,7 @@ def _export(knowledge_base: "KnowledgeBase", config: KbVersionsConfig) -> None:
 
 
 ACTIONS: dict[str, Callable[["KnowledgeBase", KbVersionsConfig], None]] = {
-    "versions": _versions, "stats": _stats, "verify": _verify, "rollback": _rollback, "prune": _prune,
+    "stats": _stats, "verify": _verify, "rollback": _rollback, "prune": _prune,
     "compact": _compact, "backup": _backup, "export": _export,
 }
 # action -> what it reads besides --knowledge_base

@@ -131,10 +131,13 @@ def test_queries_without_a_word_find_nothing_and_others_do():
 # small enough to be quick, large enough for codes
 
 
-@pytest.fixture
-def large(tmp_path, monkeypatch):
-    """1,000 rows with codes, in two spans; the same rows searched exactly."""
+@pytest.fixture(params=["all rows", "lists"])
+def large(tmp_path, monkeypatch, request):
+    """1,000 rows with codes, in two spans, scanned whole or by lists."""
     pytest.importorskip("faiss")
+    if request.param == "lists":
+        for name, value in {"LISTED_ROWS": 600, "_NUM_LISTS": 20, "_SCANNED_LISTS": 0.7}.items():
+            monkeypatch.setattr(quantised, name, value)
     monkeypatch.setattr(quantised, "EXACT_ROWS", 300)
     monkeypatch.setattr(quantised, "_TRAINING_ROWS", 500)
     monkeypatch.setattr(vector_index, "_GATHER_ROWS", 50)
@@ -145,8 +148,9 @@ def large(tmp_path, monkeypatch):
     return written(tmp_path / "second", documents[900:], first)
 
 
-def test_codes_find_what_exact_search_finds(large):
+def test_codes_find_what_exact_search_finds(large, request):
     assert len(list(large.glob("c-*"))) == 2
+    assert (large / quantised.LISTS).is_file() == ("lists" in request.node.name)
     by_codes, exact = loaded(large), loaded(large, exact=True)
     found, expected = by_codes.search(QUERIES, 10), exact.search(QUERIES, 10)
     assert by_codes.search(QUERIES, 10) == [by_codes.search([query], 10)[0] for query in QUERIES]

@@ -92,7 +92,7 @@ def test_every_damaged_file_is_named(tmp_path, name):
                 file.write_bytes(damage)
             with pytest.raises(KnowledgeBaseError, match=f"is damaged: .*{file.name}|not found") as caught:
                 KnowledgeBase.open(place).retriever()
-            assert "build it again" in caught.value.hint or "run the same build" in caught.value.hint
+            assert caught.value.hint.startswith(("build it again", "go back: nanochat kb rollback 1 "))
             file.write_bytes(content)
     KnowledgeBase.open(place).verify()
 
@@ -102,7 +102,7 @@ def test_damage_names_the_version_before(place):
     (place / "parts" / KnowledgeBase.open(place).manifest["deleted"]["name"]).write_bytes(b"")
     with pytest.raises(KnowledgeBaseError) as caught:
         KnowledgeBase.open(place)
-    assert caught.value.hint.startswith(f"go back: nanochat kb rollback {place} 1; or build it again")
+    assert caught.value.hint.startswith(f"go back: nanochat kb rollback 1 --knowledge_base {place}; or build it again")
     KnowledgeBase.open(place, version=1).rollback(1)
     assert KnowledgeBase.open(place).documents == DOCUMENTS
 

@@ -60,9 +60,12 @@ def build(config: BuildConfig) -> int:
     linter = Linter(skip=_NOT_LINTED)
     documents = looked_at(read(config, sources, skipped), linter, strict=config.strict)
     chunking = chunking_of(config)
-    knowledge_base = KnowledgeBase.build(documents, config.output, config.type, chunking=chunking, sources=sources,
-                                         settings=settings_of(config), progress=print0)
-    _tell_skipped(skipped)
+    try:
+        knowledge_base = KnowledgeBase.build(documents, config.output, config.type, chunking=chunking, sources=sources,
+                                             settings=settings_of(config), progress=print0)
+    finally:
+        # also where nothing is left: what was skipped is why
+        _tell_skipped(skipped)
     num_documents, num_passages = knowledge_base.num_documents, len(knowledge_base.documents)
     print0(f"Read {num_documents:,} documents from {', '.join(config.documents)}")
     unit = "documents"
@@ -176,10 +179,10 @@ def _tell_findings(report: "LintReport", num_documents: int, config: BuildConfig
 
 
 def _tell_skipped(skipped: Sequence[str]) -> None:
-    for problem in skipped[:_SHOWN_SKIPS]:
-        print0(f"skipped {problem}")
-    if len(skipped) > _SHOWN_SKIPS:
-        print0(f"and {len(skipped) - _SHOWN_SKIPS:,} more were skipped")
+    from nanochat.retrieval.readers.files import skip_lines
+
+    for line in skip_lines(skipped, _SHOWN_SKIPS):
+        print0(line)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -129,6 +130,10 @@ def not_found(path: Path) -> KnowledgeBaseError:
             f"Knowledge base {path} has the old format 1, this program reads format {FORMAT_VERSION}",
             hint=f"build it again: {_BUILD} {path / 'documents.jsonl'} --output {path}{_type_flag(old_type)}",
         )
+    kept = _whole_version(path, "CURRENT")
+    if kept is not None:
+        return KnowledgeBaseNotFound(f"{problem} (the file CURRENT is missing; its versions are there)",
+                                     hint=f"go back: {_rollback(path, kept)}")
     if (path / "parts").is_dir() or (path / "work").is_dir():
         return KnowledgeBaseNotFound(f"{problem} (an interrupted build is in its place)",
                                      hint="run the same build command again")
@@ -151,12 +156,37 @@ def first_format_type(path: Path) -> str | None:
 
 
 def damaged(path: Path, problem: str) -> KnowledgeBaseError:
-    """The error for a knowledge base that is not as it was written; its hint names versions that may be whole."""
-    older = sorted(file.stem for file in (path / "versions").glob("[0-9]*.json"))[:-1]
-    hint = f"build it again: {_BUILD} my_documents.jsonl --output {path}{_type_flag(_newest_type(path))}"
-    if older:
-        hint = f"go back: nanochat kb rollback {path} {int(older[-1])}; or {hint}"
+    """The error for a knowledge base that is not as it was written. `problem` starts with the name of the file where it
+    is one; the hint names the newest version that does without it."""
+    kept = _whole_version(path, problem.split()[0])
+    quoted = shlex.quote(str(path))
+    hint = f"build it again: {_BUILD} my_documents.jsonl --output {quoted}{_type_flag(_newest_type(path))}"
+    if kept is not None:
+        hint = f"go back: {_rollback(path, kept)}; or {hint}"
     return KnowledgeBaseError(f"Knowledge base {path} is damaged: {problem}", hint=hint)
+
+
+def _rollback(path: Path, version: int) -> str:
+    return f"nanochat kb rollback {version} --knowledge_base {shlex.quote(str(path))}"
+
+
+def _whole_version(path: Path, name: str) -> int | None:
+    """The newest version whose manifest can be read and does not name the damaged file or its folder; None if there is
+    none. Where the damage is in no file of a version, the newest one counts as damaged, but not for CURRENT."""
+    owner = name.split("/")[1] if "/" in name else ""
+    files = sorted(file for file in (path / "versions").glob("*.json") if file.stem.isdecimal())
+    for file in reversed(files if owner or name == "CURRENT" else files[:-1]):
+        if file.is_symlink() or not file.is_file() or file.name == owner:
+            continue
+        try:
+            data = file.read_bytes()
+            manifest = json.loads(data)
+        except (OSError, ValueError, RecursionError):
+            continue
+        is_whole = isinstance(manifest, dict) and manifest.pop("checksum", None) == _checksum(manifest)
+        if is_whole and _has_form(manifest) and not (owner and f'"{owner}"'.encode() in data):
+            return int(file.stem)
+    return None
 
 
 def _newest_type(path: Path) -> str:

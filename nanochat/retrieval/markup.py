@@ -2,6 +2,7 @@
 
 import re
 
+_MOST_CHARS = 300
 # (offset in the text, level from 1, words)
 Heading = tuple[int, int, str]
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})([^\n]*)")
@@ -64,6 +65,11 @@ def closes(fence: str, line: str) -> bool:
 def plain(words: str) -> str:
     """Words of a heading without the marks of links, emphasis and code."""
     return " ".join(_MARKS.sub(lambda found: found[1] or "", words).split())
+
+
+def cut_words(words: str) -> str:
+    """A title or a heading of a length that can be shown; what is longer is no heading."""
+    return words if len(words) <= _MOST_CHARS else words[: _MOST_CHARS - 4].rstrip() + " ..."
 
 
 def find_definitions(text: str, name: str) -> list[Heading]:

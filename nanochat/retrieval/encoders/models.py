@@ -49,8 +49,8 @@ def _from_hub(name: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ModuleNotFoundError as missing:
         raise MissingDependency(
-            f"No module named 'huggingface_hub': finding the model {name} needs it",
-            hint=f"uv pip install sentence-transformers; {_OFFLINE}",
+            f"No module named 'sentence_transformers': the model {name} needs it",
+            hint='pip install -c constraints.txt -e ".[dense]", or --model lsa, which needs no package',
         ) from missing
     # other formats of the same weights would be downloaded for nothing
     skipped = ["*.onnx", "*openvino*", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.gguf", "onnx/*"]

@@ -70,8 +70,9 @@ def choose_path(path: str) -> str:
             hint=f"did you mean {near[0]!r}?" if near else "choose one of these",
         )
     if not is_installed(path):
-        missing = ", ".join(name for name in PATHS[path].needs if importlib.util.find_spec(name) is None)
-        raise MissingDependency(f"The numeric path {path} needs: {missing}", hint=f"uv pip install {missing}")
+        missing = [name for name in PATHS[path].needs if importlib.util.find_spec(name) is None]
+        raise MissingDependency(f"The numeric path {path} needs: {', '.join(missing)}",
+                                hint=f"uv pip install {' '.join(missing)}")
     return path
 
 

@@ -12,6 +12,7 @@ from nanochat.retrieval.readers.table import READERS, kind_of
 
 # what programs put beside their sources
 _GENERATED = frozenset({"__pycache__", "node_modules"})
+_NO_READER = "no reader for this kind of file"
 # a folder with these names in it is a knowledge base, not documents
 _KNOWLEDGE_BASES = ({"CURRENT", "versions", "parts"}, {"manifest.json", "documents.jsonl", "indexes"})
 
@@ -91,10 +92,24 @@ def _source(path: Path, relative: str) -> SourceFile:
     return SourceFile(path, relative, kind, problem)
 
 
+def skip_lines(skipped: Sequence[str], most: int = 10) -> list[str]:
+    """What to print of the problems of a read: the first of those worth a look, the files of other kinds as a number.
+
+    A folder holds many files that are no documents; a broken one must not be lost among them.
+    """
+    broken = [problem for problem in skipped if not problem.endswith(_NO_READER)]
+    lines = [f"skipped {problem}" for problem in broken[:most]]
+    if len(broken) > most:
+        lines.append(f"and {len(broken) - most:,} more were skipped")
+    if others := [problem for problem in skipped if problem.endswith(_NO_READER)]:
+        lines.append(f"skipped {len(others):,} files without a reader, such as {others[0]}")
+    return lines
+
+
 def no_reader(path: Path) -> DocumentError:
     """The error for a file whose ending is not in READERS."""
     return DocumentError(
-        f"{path}: no reader for this kind of file",
+        f"{path}: {_NO_READER}",
         hint=f"readable endings, text also with .gz: {', '.join(READERS)}",
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nanochat.retrieval.document import MAX_CONTENT_CHARS, Document
-from nanochat.retrieval.markup import Heading
+from nanochat.retrieval.markup import Heading, cut_words
 
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _STEM = re.compile(r"[_\s]+")
@@ -28,6 +28,9 @@ def documents_of(
     "parts". metadata["headings"] is [[offset, level, text], ...], metadata["pages"] the offset of each page, both in
     the content of that very document; pages and headings before a part are at its offset 0, so that counting works.
     """
+    # a title or a heading goes with every passage: one of a million characters would be written thousands of times
+    title = cut_words(title or title_of(name))
+    headings = [(offset, level, cut_words(words)) for offset, level, words in headings]
     segments = list(_segments(text, limit, headings, pages))
     for number, (first, end) in enumerate(segments, start=1):
         own: dict[str, Any] = {"file": name, **(metadata or {})}
@@ -38,7 +41,7 @@ def documents_of(
         if pages:
             own["pages"] = [max(0, offset - first) for offset in pages if offset < end or offset == 0]
         yield Document(
-            id=name if number == 1 else f"{name}:part{number}", title=title or title_of(name), source=name,
+            id=name if number == 1 else f"{name}:part{number}", title=title, source=name,
             content=text[first:end], metadata=own,
         )
 

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from nanochat.retrieval.document import Document
+from nanochat.retrieval.markup import cut_words
 
 
 class Cutter:
@@ -78,6 +79,6 @@ def _paths(headings: list[list[Any]]) -> list[tuple[int, str]]:
         while open_headings and open_headings[-1][0] >= level:
             open_headings.pop()
         if text.strip():
-            open_headings.append((level, " ".join(text.split())))
+            open_headings.append((level, cut_words(" ".join(text.split()))))
         paths.append((offset, " > ".join(name for _, name in open_headings)))
     return paths
