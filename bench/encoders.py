@@ -29,7 +29,7 @@ from nanochat.retrieval import read_documents
 from nanochat.retrieval.encoders import find_encoder
 from nanochat.retrieval.encoders.models import find_model
 from nanochat.retrieval.encoders.paths import PATHS, is_installed
-from nanochat.retrieval.metrics import evaluate
+from nanochat.retrieval.judging.metrics import evaluate
 
 PEER = "sentence-transformers"
 GOALS = {"documents_per_second": 2.5, "query_ms": 0.25}  # against the peer

@@ -25,7 +25,7 @@ from nanochat.errors import KnowledgeBaseError, KnowledgeBaseNotFound
 from nanochat.retrieval.document import Document
 from nanochat.retrieval.knowledge_base import KnowledgeBase
 from nanochat.retrieval.readers import find_files, read_files
-from nanochat.retrieval.sync import documents_from
+from nanochat.retrieval.writing.sync import documents_from
 
 TYPES = {"simple": {}, "bm25": {}, "dense": {"model": "lsa"}, "hybrid": {"model": "lsa"}}
 ACTIONS = ("build", "add", "update", "delete", "sync", "compact", "purge")
@@ -174,8 +174,8 @@ class Trial:
 
 def main(argv: list[str]) -> int:
     options = load_config(CONFIG, argv, prog="bench.kill_kb", description=__doc__ or "")
-    _CONTEXT.set_forkserver_preload(["nanochat.retrieval.knowledge_base", "nanochat.retrieval.bm25",
-                                     "nanochat.retrieval.simple", "nanochat.retrieval.hybrid"])
+    _CONTEXT.set_forkserver_preload(["nanochat.retrieval.knowledge_base", "nanochat.retrieval.retrievers.bm25",
+                                     "nanochat.retrieval.retrievers.simple", "nanochat.retrieval.retrievers.hybrid"])
     rng, work, begun = random.Random(options.seed), Path(tempfile.mkdtemp(prefix="kill-kb-")), time.perf_counter()
     counts: Counter[tuple[str, str]] = Counter()
     failures = []

@@ -21,7 +21,7 @@ import numpy as np
 from nanochat.retrieval.document import Document
 from nanochat.retrieval.encoders.lsa import LsaEncoder
 from nanochat.retrieval.knowledge_base import KnowledgeBase
-from nanochat.retrieval.sync import documents_from
+from nanochat.retrieval.writing.sync import documents_from
 
 SETTINGS = {"model": "lsa"}
 TOP_K = 10
@@ -96,7 +96,7 @@ def build(work: Path, target: str = "kb") -> Figures:
 
 
 def _import_all() -> None:
-    for module in ("nanochat.retrieval.hybrid", "nanochat.retrieval.filters", "tantivy", "faiss"):
+    for module in ("nanochat.retrieval.retrievers.hybrid", "nanochat.retrieval.filters", "tantivy", "faiss"):
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(module)
 

@@ -22,8 +22,8 @@ from nanochat.config import load_config
 from nanochat.errors import UserError
 from nanochat.evaluation.statistics import bootstrap_mean, paired_difference
 from nanochat.retrieval.base import COMPONENTS, Retriever, make_retriever
-from nanochat.retrieval.metrics import score_queries
-from nanochat.retrieval.significance import randomisation_test
+from nanochat.retrieval.judging.metrics import score_queries
+from nanochat.retrieval.judging.significance import randomisation_test
 
 TOP_K = 100
 SHOWN = ("ndcg@10", "recall@5", "recall@10", "recall@100", "mrr@10", "complete@10")

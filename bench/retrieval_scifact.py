@@ -18,8 +18,8 @@ from nanochat.common import print0, run_main, write_json
 from nanochat.config import load_config
 from nanochat.errors import UserError
 from nanochat.retrieval import RETRIEVERS, Document, make_retriever, read_documents
-from nanochat.retrieval.analysis import analyze
-from nanochat.retrieval.metrics import evaluate
+from nanochat.retrieval.judging.metrics import evaluate
+from nanochat.retrieval.words.analysis import analyze
 
 TOP_K = 100
 GOALS = {"simple": 0.60, "bm25": 0.67}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.retrieval import Document
-from nanochat.retrieval.judgements import Judgements, read_qrels, read_queries, supporting_judgements
+from nanochat.retrieval.judging.judgements import Judgements, read_qrels, read_queries, supporting_judgements
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ from nanochat.config import load_config
 from nanochat.errors import UserError
 from nanochat.evaluation.statistics import bootstrap_mean, paired_difference
 from nanochat.retrieval.base import Retriever
-from nanochat.retrieval.bm25 import BM25Retriever
-from nanochat.retrieval.dense import DenseRetriever, write_with_encoder
 from nanochat.retrieval.encoders import load_encoder
 from nanochat.retrieval.encoders.tuned import TunedEncoder
-from nanochat.retrieval.hybrid import HybridRetriever
-from nanochat.retrieval.metrics import score_queries
+from nanochat.retrieval.judging.metrics import score_queries
+from nanochat.retrieval.retrievers.bm25 import BM25Retriever
+from nanochat.retrieval.retrievers.dense import DenseRetriever, write_with_encoder
+from nanochat.retrieval.retrievers.hybrid import HybridRetriever
 from nanochat.retrieval.tuning.adapter import FORMS, learn_map, scores_of
 from nanochat.retrieval.tuning.arena import Arena, make_examples
 

@@ -18,9 +18,9 @@ from nanochat.errors import ConfigError, KnowledgeBaseNotFound, UserError
 
 if TYPE_CHECKING:
     from nanochat.evaluation.statistics import Estimate
-    from nanochat.retrieval.judgements import Judgements, Query
-    from nanochat.retrieval.rankings import Found, Ranker
-    from nanochat.retrieval.retrieval_report import QueryRecord
+    from nanochat.retrieval.judging.judgements import Judgements, Query
+    from nanochat.retrieval.judging.rankings import Found, Ranker
+    from nanochat.retrieval.judging.report import QueryRecord
 
 _NAMED = 5  # ids that a note lists
 _TITLES = {"ndcg": "nDCG", "recall": "recall", "mrr": "MRR", "map": "MAP"}
@@ -50,9 +50,9 @@ def main(argv: list[str]) -> int:
     config = load_config(CONFIG, argv, prog="scripts.kb_eval", description=__doc__ or "")
     check(config)
     # imported here so that --help does not wait for them
-    from nanochat.retrieval.judgements import read_qrels, read_queries, supporting_judgements
-    from nanochat.retrieval.rankings import Ranker
-    from nanochat.retrieval.retrieval_report import group_records
+    from nanochat.retrieval.judging.judgements import read_qrels, read_queries, supporting_judgements
+    from nanochat.retrieval.judging.rankings import Ranker
+    from nanochat.retrieval.judging.report import group_records
 
     queries = read_queries(config.queries, config.max_queries if config.max_queries >= 0 else None)
     judgements = read_qrels(config.qrels) if config.qrels else supporting_judgements(queries)
@@ -105,7 +105,7 @@ def check(config: KbEvalConfig) -> None:
 def open_ranker(config: KbEvalConfig, version: int) -> "Ranker":
     """The retriever to measure, of a version; 0 is the current one."""
     from nanochat.retrieval import KnowledgeBase
-    from nanochat.retrieval.rankings import Ranker
+    from nanochat.retrieval.judging.rankings import Ranker
 
     knowledge_base = KnowledgeBase.open(config.knowledge_base, version or None)
     label = f"version {version}" if version else ""
@@ -116,8 +116,8 @@ def choose(
     queries: "Sequence[Query]", judgements: "Judgements", ranker: "Ranker", config: KbEvalConfig
 ) -> "tuple[list[Query], list[str]]":
     """The queries with a relevant document, and notes on what does not fit together."""
-    from nanochat.retrieval.judgements import judged_ids
-    from nanochat.retrieval.metrics import relevant
+    from nanochat.retrieval.judging.judgements import judged_ids
+    from nanochat.retrieval.judging.metrics import relevant
 
     source = config.qrels or config.queries
     judged = [query for query in queries if relevant(judgements.get(query.id, {}))]
@@ -153,7 +153,7 @@ def measure(
     judged: "Sequence[Query]", judgements: "Judgements", ranker: "Ranker", other: "Ranker | None", config: KbEvalConfig
 ) -> "list[QueryRecord]":
     """Search, and score each query at k."""
-    from nanochat.retrieval.retrieval_report import QueryRecord
+    from nanochat.retrieval.judging.report import QueryRecord
 
     depth = max(config.k, config.depth)
     texts = [query.text for query in judged]
@@ -177,7 +177,7 @@ def score(
     judged: "Sequence[Query]", grades: "Judgements", found: "Sequence[Sequence[Found]]", k: int, depth: int
 ) -> list[dict[str, float]]:
     """Every metric at k of each query, and recall at the depth of the search."""
-    from nanochat.retrieval.metrics import score_queries
+    from nanochat.retrieval.judging.metrics import score_queries
 
     rankings = {query.id: [item.id for item in items] for query, items in zip(judged, found, strict=True)}
     columns = score_queries(rankings, grades, k=k)
@@ -188,7 +188,7 @@ def score(
 def summarise(records: "Sequence[QueryRecord]", config: KbEvalConfig) -> dict[str, dict[str, Any]]:
     """Per metric: the mean with its interval, and where two are compared the difference with interval and p."""
     from nanochat.evaluation.statistics import bootstrap_mean, paired_difference
-    from nanochat.retrieval.significance import randomisation_test
+    from nanochat.retrieval.judging.significance import randomisation_test
 
     result: dict[str, dict[str, Any]] = {}
     for name in records[0].scores:
@@ -244,7 +244,7 @@ def write_report(
     table: Sequence[Sequence[str]], ranker: "Ranker", other: "Ranker | None",
 ) -> list[Path]:
     """results.json, queries.jsonl (every query, failures first) and report.html; returns their paths."""
-    from nanochat.retrieval.retrieval_report import render_page
+    from nanochat.retrieval.judging.report import render_page
 
     name = Path(config.knowledge_base).resolve().name
     folder = Path(config.output) if config.output else base_dir() / "reports" / "retrieval" / name

@@ -118,7 +118,7 @@ def _entries(config: KbLintConfig) -> Iterator["Document | UserError"]:
 
 
 def _questions(config: KbLintConfig) -> list[str]:
-    from nanochat.retrieval.judgements import read_queries
+    from nanochat.retrieval.judging.judgements import read_queries
 
     return [query.text for path in config.questions for query in read_queries(path)]
 

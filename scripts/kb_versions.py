@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
 
 def _versions(config: KbVersionsConfig) -> None:
     # nothing is opened: the list is what helps where the current version is damaged
-    from nanochat.retrieval.versions import list_versions
+    from nanochat.retrieval.storage.versions import list_versions
 
     infos = list_versions(Path(config.knowledge_base))
     if config.json:

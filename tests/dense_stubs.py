@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nanochat.retrieval import dense
-from nanochat.retrieval.analysis import analyze
+from nanochat.retrieval.retrievers import dense
+from nanochat.retrieval.words.analysis import analyze
 
 DIMENSION = 64
 

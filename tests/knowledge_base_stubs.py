@@ -3,7 +3,7 @@
 import json
 
 from nanochat.retrieval import Document, KnowledgeBase
-from nanochat.retrieval.versions import commit_version
+from nanochat.retrieval.storage.versions import commit_version
 from tasks.example_documents import example_documents
 
 DOCUMENTS = [Document.from_dict(record) for record in example_documents()]

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.retrieval import make_retriever
-from nanochat.retrieval.analysis import STOP_WORDS, _words_of, analyze, spaced_words
-from nanochat.retrieval.stemming import _EXCEPTIONS, _STEP2, _STEP3, _STEP4, stem
+from nanochat.retrieval.words.analysis import STOP_WORDS, _words_of, analyze, spaced_words
+from nanochat.retrieval.words.stemming import _EXCEPTIONS, _STEP2, _STEP3, _STEP4, stem
 from tasks.example_documents import example_documents
 
 

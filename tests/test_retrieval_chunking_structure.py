@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from nanochat.errors import ConfigError
 from nanochat.retrieval import Document
 from nanochat.retrieval.chunking import Chunking, chunk_document, spans, spans_function
-from nanochat.retrieval.markup import find_definitions, find_headings
+from nanochat.retrieval.chunking.markup import find_definitions, find_headings
 
 LINES = ["# Head", "## Sub head", "Words of a sentence. And one more!", "a b c d e f g h i j k l m n", "```", "```py",
          "x = 1", "    y = 2", "", "", "| a | b |", "|---|---|", "| some words | more of them |", "- item one", "Under",

@@ -8,8 +8,8 @@ from knowledge_base_stubs import DOCUMENTS, build
 
 from nanochat.errors import KnowledgeBaseError, UserError
 from nanochat.retrieval import KnowledgeBase
-from nanochat.retrieval.manifest import encode_manifest
-from nanochat.retrieval.versions import read_log, read_version
+from nanochat.retrieval.storage.manifest import encode_manifest
+from nanochat.retrieval.storage.versions import read_log, read_version
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.retrieval.fusion import convex, normalised, reciprocal_rank
+from nanochat.retrieval.retrievers.fusion import convex, normalised, reciprocal_rank
 
 cosines = st.lists(st.floats(-1, 1, allow_nan=False), min_size=1, max_size=20)
 

@@ -5,9 +5,10 @@ import pytest
 from dense_stubs import WordEncoder, stub_encoders
 
 from nanochat.errors import ConfigError
-from nanochat.retrieval import Document, hybrid, make_retriever
-from nanochat.retrieval.fusion import convex
-from nanochat.retrieval.hybrid import ALPHA, HybridRetriever
+from nanochat.retrieval import Document, make_retriever
+from nanochat.retrieval.retrievers import hybrid
+from nanochat.retrieval.retrievers.fusion import convex
+from nanochat.retrieval.retrievers.hybrid import ALPHA, HybridRetriever
 
 WORDS = "red blue kite heron sea moss lamp stone river glass".split()
 DOCUMENTS = [

@@ -16,7 +16,7 @@ from knowledge_base_stubs import DOCUMENTS, build, files_of, first
 
 from nanochat.errors import DocumentError, KnowledgeBaseError, KnowledgeBaseNotFound, UserError
 from nanochat.retrieval import RETRIEVERS, Document, KnowledgeBase
-from nanochat.retrieval.manifest import decode_manifest, encode_manifest
+from nanochat.retrieval.storage.manifest import decode_manifest, encode_manifest
 
 ROOT = Path(__file__).parents[1]
 

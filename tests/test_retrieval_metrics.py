@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from nanochat.retrieval.base import Hit
-from nanochat.retrieval.metrics import average_precision, evaluate, ndcg, recall, reciprocal_rank, score_queries
-from nanochat.retrieval.rankings import merge, rank
-from nanochat.retrieval.significance import randomisation_test
+from nanochat.retrieval.judging.metrics import average_precision, evaluate, ndcg, recall, reciprocal_rank, score_queries
+from nanochat.retrieval.judging.rankings import merge, rank
+from nanochat.retrieval.judging.significance import randomisation_test
 
 GRADES = {"a": 2, "b": 1, "c": 1, "z": 0}
 

@@ -8,7 +8,7 @@ from knowledge_base_stubs import DOCUMENTS, build, files_of, found_ids
 
 from nanochat.errors import ConfigError, KnowledgeBaseError
 from nanochat.retrieval import RETRIEVERS, Document, KnowledgeBase
-from nanochat.retrieval.scanning import scan
+from nanochat.retrieval.writing.scanning import scan
 
 SECRET = Document(
     id="patient-7", title="Findings", source="ward",
@@ -96,7 +96,7 @@ def test_a_purge_that_was_killed_after_its_new_version_is_finished_by_the_same_c
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("nanochat.retrieval.purge.drop_versions", killed)
+        patch.setattr("nanochat.retrieval.writing.purge.drop_versions", killed)
         kb.delete(["patient-7"], purge=True)
     assert KnowledgeBase.open(kb.path).documents == DOCUMENTS and traces(kb.path, ["quixotic"])
     kb.delete(["patient-7"], purge=True)

@@ -14,7 +14,7 @@ from reader_samples import PAGE, docx, paragraph, pdf, table
 from nanochat.errors import UserError
 from nanochat.retrieval import Document
 from nanochat.retrieval.chunking import Chunking, spans
-from nanochat.retrieval.markup import find_headings
+from nanochat.retrieval.chunking.markup import find_headings
 from nanochat.retrieval.readers import READERS
 from nanochat.retrieval.readers.parts import documents_of
 

@@ -6,7 +6,7 @@ import pytest
 
 from nanochat.errors import KnowledgeBaseError
 from nanochat.retrieval.document import Document, ScoredDocument
-from nanochat.retrieval.rerank import Reranker
+from nanochat.retrieval.retrievers.rerank import Reranker
 
 transformers = pytest.importorskip("transformers")
 WORDS = "the red blue kite heron flies sinks over under sea what does [PAD] [UNK] [CLS] [SEP] [MASK]".split()

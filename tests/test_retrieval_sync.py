@@ -11,7 +11,7 @@ from knowledge_base_stubs import build, files_of
 from nanochat.errors import ConfigError, DocumentError, KnowledgeBaseError
 from nanochat.retrieval import Document, KnowledgeBase
 from nanochat.retrieval.readers import find_files, read_files
-from nanochat.retrieval.sync import documents_from
+from nanochat.retrieval.writing.sync import documents_from
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_nothing_changed_is_no_version(kb, folder):
 def test_only_what_changed_is_read(kb, folder, monkeypatch):
     kb.sync(folder)
     read = []
-    monkeypatch.setattr("nanochat.retrieval.sync.read_files",
+    monkeypatch.setattr("nanochat.retrieval.writing.sync.read_files",
                         lambda files, **rest: read.extend(file.relative for file in files) or read_files(files, **rest))
     (folder / "a.txt").write_text("the blue kite")
     (folder / "new.txt").write_text("a loom")

@@ -162,7 +162,7 @@ def files_in(folder):
 
 
 def test_installing_links_the_vectors_and_later_writes_keep_the_encoder(place, tmp_path):
-    from nanochat.retrieval.dense import write_with_encoder
+    from nanochat.retrieval.retrievers.dense import write_with_encoder
     from nanochat.retrieval.tuning.installing import install_index
 
     knowledge_base = KnowledgeBase.open(place)

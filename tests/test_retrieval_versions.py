@@ -14,9 +14,9 @@ from knowledge_base_stubs import DOCUMENTS, build, files_of, found_ids
 
 from nanochat.errors import ConfigError, DocumentError, KnowledgeBaseError
 from nanochat.retrieval import RETRIEVERS, Document, KnowledgeBase
-from nanochat.retrieval.locking import write_lock
-from nanochat.retrieval.simple import SimpleRetriever
-from nanochat.retrieval.writer import PART_DOCUMENTS, merge_tail
+from nanochat.retrieval.retrievers.simple import SimpleRetriever
+from nanochat.retrieval.storage.locking import write_lock
+from nanochat.retrieval.writing.writer import PART_DOCUMENTS, merge_tail
 
 ROOT = Path(__file__).parents[1]
 WORDS = "kite lamp pump loom drum boat tree moss fern gate".split()

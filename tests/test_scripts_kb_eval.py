@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from nanochat.errors import UserError
 from nanochat.retrieval import Document, KnowledgeBase
-from nanochat.retrieval.judgements import JudgementError, read_qrels, read_queries, supporting_judgements
-from nanochat.retrieval.rankings import Found
-from nanochat.retrieval.retrieval_report import QueryRecord, group_records, render_page, snippet
+from nanochat.retrieval.judging.judgements import JudgementError, read_qrels, read_queries, supporting_judgements
+from nanochat.retrieval.judging.rankings import Found
+from nanochat.retrieval.judging.report import QueryRecord, group_records, render_page, snippet
 from scripts.kb_eval import main
 
 BIRDS = {"kite": "The red kite has a forked tail.", "owl": "The barn owl hunts at night over fields.",

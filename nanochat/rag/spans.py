@@ -9,8 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from nanochat.retrieval.analysis import STOP_WORDS, analyze
 from nanochat.retrieval.chunking import sentence_spans
+from nanochat.retrieval.words.analysis import STOP_WORDS, analyze
 
 MIN_WORDS, MAX_WORDS = 6, 60  # sentences outside are not asked about
 RARE_SHARE = 0.01  # a term is rare when at most this share of the documents has it; one or two always may

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from nanochat.rag.spans import JOINING, WORD, Span, Vocabulary, find_spans, is_plain, sentences
-from nanochat.retrieval.analysis import analyze
+from nanochat.retrieval.words.analysis import analyze
 
 BLANK = "____"
 PROMPT = "Fill in the blank"

@@ -135,7 +135,7 @@ def read(config: BuildConfig, sources: dict[str, dict[str, Any]], skipped: list[
     rest, what cannot be read goes into `skipped`, and what `sync` shall know into `sources`."""
     from nanochat.retrieval.readers import kind_of, scan_documents
     from nanochat.retrieval.readers.bulk import named
-    from nanochat.retrieval.sync import documents_from, file_state
+    from nanochat.retrieval.writing.sync import documents_from, file_state
 
     limit = config.limit or None
     alone = Path(config.documents[0]) if len(config.documents) == 1 else None

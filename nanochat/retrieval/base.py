@@ -65,10 +65,10 @@ class Retriever(Protocol):
 
 # name -> module:class; loaded on first use, so that the table costs nothing
 RETRIEVERS = {
-    "simple": "nanochat.retrieval.simple:SimpleRetriever",
-    "bm25": "nanochat.retrieval.bm25:BM25Retriever",
-    "dense": "nanochat.retrieval.dense:DenseRetriever",
-    "hybrid": "nanochat.retrieval.hybrid:HybridRetriever",
+    "simple": "nanochat.retrieval.retrievers.simple:SimpleRetriever",
+    "bm25": "nanochat.retrieval.retrievers.bm25:BM25Retriever",
+    "dense": "nanochat.retrieval.retrievers.dense:DenseRetriever",
+    "hybrid": "nanochat.retrieval.retrievers.hybrid:HybridRetriever",
 }
 # types made of others: a knowledge base stores the indexes of these
 COMPONENTS = {"hybrid": ("bm25", "dense")}

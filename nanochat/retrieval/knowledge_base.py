@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 from nanochat.common import write_jsonl
 from nanochat.errors import ConfigError, DocumentError, KnowledgeBaseError, UserError
-from nanochat.retrieval import backup, changes, sync
 from nanochat.retrieval.base import COMPONENTS, Retriever, check_retriever_type, make_retriever
-from nanochat.retrieval.changes import Change
 from nanochat.retrieval.chunking import Chunking
 from nanochat.retrieval.document import Document, ScoredDocument
-from nanochat.retrieval.indexes import check_settings, compose, load_index, settings_of
-from nanochat.retrieval.manifest import encode_manifest
-from nanochat.retrieval.place import check_place
-from nanochat.retrieval.purge import purge as purge_documents
-from nanochat.retrieval.snapshot import Snapshot
-from nanochat.retrieval.versions import VersionInfo, list_versions, read_current
+from nanochat.retrieval.storage.indexes import check_settings, compose, load_index, settings_of
+from nanochat.retrieval.storage.manifest import encode_manifest
+from nanochat.retrieval.storage.snapshot import Snapshot
+from nanochat.retrieval.storage.versions import VersionInfo, list_versions, read_current
+from nanochat.retrieval.writing import backup, changes, sync
+from nanochat.retrieval.writing.changes import Change
+from nanochat.retrieval.writing.place import check_place
+from nanochat.retrieval.writing.purge import purge as purge_documents
 
 if TYPE_CHECKING:
     import numpy as np
@@ -235,7 +235,7 @@ class KnowledgeBase:
             self._snapshot = Snapshot.open(self.path)
 
     def sync(self, paths: str | Path | Sequence[str | Path], *, progress: Progress = None, **options: Any) -> Change:
-        """Make the documents those of these files and folders; see `nanochat.retrieval.sync.sync`."""
+        """Make the documents those of these files and folders; see `nanochat.retrieval.writing.sync.sync`."""
         return self._changed(sync.sync(self.path, paths, progress=progress, **options))
 
     def compact(self, *, progress: Progress = None) -> Change:

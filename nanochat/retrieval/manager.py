@@ -11,10 +11,10 @@ from nanochat.retrieval.base import Retriever
 from nanochat.retrieval.document import ScoredDocument
 from nanochat.retrieval.filters import Condition, Filter, parse_filters
 from nanochat.retrieval.knowledge_base import KnowledgeBase, search
-from nanochat.retrieval.snapshot import Snapshot
+from nanochat.retrieval.storage.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from nanochat.retrieval.rerank import Reranker
+    from nanochat.retrieval.retrievers.rerank import Reranker
 
 # query, top_k, how often the manager had moved on, filters, neighbours
 _Key = tuple[str, int, int, tuple[Condition, ...], int]
@@ -159,6 +159,6 @@ def with_neighbours(snapshot: Snapshot, found: Sequence[ScoredDocument], count: 
 def _reranker(folder: str | Path | None) -> "Reranker | None":
     if not folder:
         return None
-    from nanochat.retrieval.rerank import Reranker
+    from nanochat.retrieval.retrievers.rerank import Reranker
 
     return Reranker(folder)

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from nanochat.common import write_json
-from nanochat.retrieval.analysis import ANALYSIS, analyze
 from nanochat.retrieval.encoders.base import DESCRIPTION, EncoderError
 from nanochat.retrieval.encoders.svd import SparseRows, term_vectors
+from nanochat.retrieval.words.analysis import ANALYSIS, analyze
 
 LEARNED, HASHED = 256, 128        # dimensions of the two halves
 HASHED_SHARE = 0.5                # weight of the hashed half against the learned one

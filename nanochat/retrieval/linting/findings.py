@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from nanochat.retrieval.analysis import _UNSPACED
 from nanochat.retrieval.document import Document
 from nanochat.retrieval.linting.personal import Span, find_personal, mask
+from nanochat.retrieval.words.analysis import _UNSPACED
 
 Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")

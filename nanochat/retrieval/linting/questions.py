@@ -2,9 +2,9 @@
 
 from collections import Counter, defaultdict
 
-from nanochat.retrieval.analysis import spaced_words
 from nanochat.retrieval.linting.findings import Look, NotRun, Setup, View
 from nanochat.retrieval.linting.personal import mask
+from nanochat.retrieval.words.analysis import spaced_words
 
 _GRAM = 4
 

@@ -3,8 +3,8 @@
 import hashlib
 from array import array
 
-from nanochat.retrieval.analysis import spaced_words
 from nanochat.retrieval.linting.findings import Look, NotRun, Setup, View, excerpt
+from nanochat.retrieval.words.analysis import spaced_words
 
 _PERMUTATIONS, _BANDS, _SEED = 128, 16, 42
 _SHINGLE_WORDS = 3

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from nanochat.retrieval.chunking.markup import find_definitions
 from nanochat.retrieval.document import Document
-from nanochat.retrieval.markup import find_definitions
 from nanochat.retrieval.readers.parts import documents_of
 from nanochat.retrieval.readers.text import checked_text
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nanochat.retrieval.chunking.markup import find_headings
 from nanochat.retrieval.document import Document
-from nanochat.retrieval.markup import find_headings
 from nanochat.retrieval.readers.parts import documents_of
 from nanochat.retrieval.readers.text import checked_text
 

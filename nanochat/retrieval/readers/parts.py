@@ -5,8 +5,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from nanochat.retrieval.chunking.markup import Heading, cut_words
 from nanochat.retrieval.document import MAX_CONTENT_CHARS, Document
-from nanochat.retrieval.markup import Heading, cut_words
 
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _STEM = re.compile(r"[_\s]+")

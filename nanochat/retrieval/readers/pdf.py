@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.errors import DocumentError, MissingDependency, UserError
+from nanochat.retrieval.chunking.markup import Heading
 from nanochat.retrieval.document import Document
-from nanochat.retrieval.markup import Heading
 from nanochat.retrieval.readers.opening import reading, without_control
 from nanochat.retrieval.readers.parts import documents_of
 

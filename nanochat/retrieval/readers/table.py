@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nanochat.errors import UserError
+from nanochat.retrieval.chunking.markup import CODE_ENDINGS
 from nanochat.retrieval.document import Document
-from nanochat.retrieval.markup import CODE_ENDINGS
 from nanochat.retrieval.readers.code import read_code
 from nanochat.retrieval.readers.docx import read_docx
 from nanochat.retrieval.readers.html import read_html

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from nanochat.retrieval.markup import Heading
+from nanochat.retrieval.chunking.markup import Heading
 
 _SPACE = re.compile(r"[ \t\n\r\f\v\u00a0\u2007\u202f]+")
 _TICKS = re.compile(r"`{3,}")

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+from nanochat.retrieval.chunking.markup import cut_words
 from nanochat.retrieval.document import Document
-from nanochat.retrieval.markup import cut_words
 
 
 class Cutter:

@@ -9,11 +9,11 @@ from typing import Any
 
 from nanochat.errors import KnowledgeBaseError
 from nanochat.retrieval.base import hard_link_or_copy, make_retriever
-from nanochat.retrieval.changes import Change, Tally, finish
-from nanochat.retrieval.manifest import file_record
-from nanochat.retrieval.place import writing
-from nanochat.retrieval.snapshot import read_sources
-from nanochat.retrieval.versions import sync_path
+from nanochat.retrieval.storage.manifest import file_record
+from nanochat.retrieval.storage.snapshot import read_sources
+from nanochat.retrieval.storage.versions import sync_path
+from nanochat.retrieval.writing.changes import Change, Tally, finish
+from nanochat.retrieval.writing.place import writing
 
 _SAME = ("fingerprint", "num_rows", "deleted")  # what must not have changed since the index was made
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from nanochat.errors import UserError
 from nanochat.retrieval.base import COMPONENTS
-from nanochat.retrieval.dense import DenseRetriever, write_with_encoder
 from nanochat.retrieval.encoders import Encoder
-from nanochat.retrieval.hybrid import HybridRetriever
-from nanochat.retrieval.judgements import read_qrels, read_queries, supporting_judgements
-from nanochat.retrieval.metrics import relevant, score_queries
-from nanochat.retrieval.rankings import Ranker
+from nanochat.retrieval.judging.judgements import read_qrels, read_queries, supporting_judgements
+from nanochat.retrieval.judging.metrics import relevant, score_queries
+from nanochat.retrieval.judging.rankings import Ranker
+from nanochat.retrieval.retrievers.dense import DenseRetriever, write_with_encoder
+from nanochat.retrieval.retrievers.hybrid import HybridRetriever
 from nanochat.retrieval.tuning.arena import Arena
 from nanochat.retrieval.tuning.ranks import ndcg, ranks
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+from nanochat.retrieval.chunking.markup import CODE_ENDINGS, closes, find_headings, opens
+from nanochat.retrieval.chunking.sentences import sentence_spans
 from nanochat.retrieval.document import Document
-from nanochat.retrieval.markup import CODE_ENDINGS, closes, find_headings, opens
-from nanochat.retrieval.sentences import sentence_spans
 
 Span = tuple[int, int]
 _MARKED = re.compile(r"^[ \t]*(?:```|~~~|\|)", re.MULTILINE)

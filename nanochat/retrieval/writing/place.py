@@ -9,11 +9,11 @@ from pathlib import Path
 
 from nanochat.errors import KnowledgeBaseError, UserError
 from nanochat.retrieval.base import RETRIEVERS
-from nanochat.retrieval.locking import write_lock
-from nanochat.retrieval.manifest import damaged, first_format_type
-from nanochat.retrieval.snapshot import Snapshot
-from nanochat.retrieval.versions import read_current, remove_unneeded, version_numbers
-from nanochat.retrieval.writer import Writer
+from nanochat.retrieval.storage.locking import write_lock
+from nanochat.retrieval.storage.manifest import damaged, first_format_type
+from nanochat.retrieval.storage.snapshot import Snapshot
+from nanochat.retrieval.storage.versions import read_current, remove_unneeded, version_numbers
+from nanochat.retrieval.writing.writer import Writer
 
 log = logging.getLogger(__name__)
 

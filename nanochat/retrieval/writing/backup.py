@@ -8,10 +8,10 @@ from typing import Any
 
 from nanochat.common import write_folder
 from nanochat.errors import KnowledgeBaseError
-from nanochat.retrieval.manifest import damaged, files_of, index_files
-from nanochat.retrieval.place import check_place
-from nanochat.retrieval.snapshot import Snapshot
-from nanochat.retrieval.versions import commit_version, version_numbers
+from nanochat.retrieval.storage.manifest import damaged, files_of, index_files
+from nanochat.retrieval.storage.snapshot import Snapshot
+from nanochat.retrieval.storage.versions import commit_version, version_numbers
+from nanochat.retrieval.writing.place import check_place
 
 _COPY_BYTES = 1 << 20
 

@@ -9,7 +9,7 @@ import re
 import unicodedata
 
 from nanochat.retrieval.document import Document
-from nanochat.retrieval.stemming import stem
+from nanochat.retrieval.words.stemming import stem
 
 ANALYSIS = {
     "name": "words-en-1",

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from nanochat.errors import ConfigError, KnowledgeBaseError
-from nanochat.retrieval.changes import Change, Tally, commit_changes, finish, fresh_documents
 from nanochat.retrieval.document import Document
-from nanochat.retrieval.place import writing
 from nanochat.retrieval.readers import FileResult, SourceFile, find_files, read_files
-from nanochat.retrieval.snapshot import live_documents, read_sources
+from nanochat.retrieval.storage.snapshot import live_documents, read_sources
 from nanochat.retrieval.table import Table
+from nanochat.retrieval.writing.changes import Change, Tally, commit_changes, finish, fresh_documents
+from nanochat.retrieval.writing.place import writing
 
 Progress = Callable[[str], None] | None
 Sources = dict[str, dict[str, Any]]

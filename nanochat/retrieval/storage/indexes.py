@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nanochat.errors import ConfigError, UserError
 from nanochat.retrieval.base import COMPONENTS, RETRIEVERS, Retriever, check_retriever_type, make_retriever
-from nanochat.retrieval.manifest import check_file, check_folder, damaged, file_record, index_files
-from nanochat.retrieval.versions import remove, sync_path
+from nanochat.retrieval.storage.manifest import check_file, check_folder, damaged, file_record, index_files
+from nanochat.retrieval.storage.versions import remove, sync_path
 
 if TYPE_CHECKING:
     from nanochat.retrieval.table import Table

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from nanochat.errors import MissingDependency
-from nanochat.retrieval.analysis import ANALYSIS, MAX_WORD_BYTES, STOP_WORDS, indexed_words, spaced_words
 from nanochat.retrieval.base import Hit, hard_link_or_copy
 from nanochat.retrieval.document import Document
+from nanochat.retrieval.words.analysis import ANALYSIS, MAX_WORD_BYTES, STOP_WORDS, indexed_words, spaced_words
 
 # sums of float32 may differ in their last bits for equal documents: closer than this, relative, is a tie
 TIE = 1e-5

@@ -9,10 +9,10 @@ import numpy as np
 
 from nanochat.errors import ConfigError
 from nanochat.retrieval.base import Hit, make_retriever
-from nanochat.retrieval.bm25 import BM25Retriever
-from nanochat.retrieval.dense import DenseRetriever
 from nanochat.retrieval.document import Document
-from nanochat.retrieval.fusion import convex, reciprocal_rank
+from nanochat.retrieval.retrievers.bm25 import BM25Retriever
+from nanochat.retrieval.retrievers.dense import DenseRetriever
+from nanochat.retrieval.retrievers.fusion import convex, reciprocal_rank
 
 FUSIONS = ("convex", "rrf")
 ALPHA = 0.65

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from nanochat.errors import KnowledgeBaseError
-from nanochat.retrieval.locking import read_lock, unused
-from nanochat.retrieval.manifest import damaged, decode_manifest, encode_manifest, names_of, not_found
+from nanochat.retrieval.storage.locking import read_lock, unused
+from nanochat.retrieval.storage.manifest import damaged, decode_manifest, encode_manifest, names_of, not_found
 
 log = logging.getLogger(__name__)
 

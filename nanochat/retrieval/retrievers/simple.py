@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from nanochat.retrieval.analysis import ANALYSIS, analyze
 from nanochat.retrieval.base import Hit, hard_link_or_copy
 from nanochat.retrieval.document import Document
-from nanochat.retrieval.postings import WEIGHTS, Counter, Postings, merge
+from nanochat.retrieval.retrievers.postings import WEIGHTS, Counter, Postings, merge
+from nanochat.retrieval.words.analysis import ANALYSIS, analyze
 
 # between 0 (document length does not matter) and 1 (full cosine); chosen once on training questions of four sets
 SLOPE = 0.3

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from nanochat.retrieval.analysis import analyze
 from nanochat.retrieval.document import Document
-from nanochat.retrieval.metrics import relevant
-from nanochat.retrieval.rankings import Found
+from nanochat.retrieval.judging.metrics import relevant
+from nanochat.retrieval.judging.rankings import Found
+from nanochat.retrieval.words.analysis import analyze
 
 MAX_SHOWN = 300     # queries on the page; the records hold all
 _HITS_SHOWN = 5

@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.errors import KnowledgeBaseError
-from nanochat.retrieval.changes import Change, Tally, commit_compacted, finish
-from nanochat.retrieval.locking import unused
-from nanochat.retrieval.place import writing
-from nanochat.retrieval.scanning import scan
-from nanochat.retrieval.snapshot import Snapshot, read_sources
-from nanochat.retrieval.versions import drop_versions, read_current, remove_unneeded, version_name, version_numbers
-from nanochat.retrieval.writer import Writer
+from nanochat.retrieval.storage.locking import unused
+from nanochat.retrieval.storage.snapshot import Snapshot, read_sources
+from nanochat.retrieval.storage.versions import (
+    drop_versions,
+    read_current,
+    remove_unneeded,
+    version_name,
+    version_numbers,
+)
+from nanochat.retrieval.writing.changes import Change, Tally, commit_compacted, finish
+from nanochat.retrieval.writing.place import writing
+from nanochat.retrieval.writing.scanning import scan
+from nanochat.retrieval.writing.writer import Writer
 
 _WAIT_S = 5.0  # for programs that open a version in the very moment it is dropped
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from nanochat.retrieval.analysis import indexed_words, term
 from nanochat.retrieval.document import Document
+from nanochat.retrieval.words.analysis import indexed_words, term
 
 MAX_COUNT = 255  # of one term in one document; more count as this many
 # weight of a term that occurs so many times in a document: 1 + ln(1 + ln count)

@@ -24,17 +24,17 @@ from nanochat.errors import KnowledgeBaseError, MissingDependency
 from nanochat.retrieval.base import COMPONENTS
 from nanochat.retrieval.chunking import Chunking, spans_function
 from nanochat.retrieval.document import Document
-from nanochat.retrieval.indexes import load_index, write_index
-from nanochat.retrieval.manifest import FORMAT, FORMAT_VERSION, names_of
-from nanochat.retrieval.naming import Names
-from nanochat.retrieval.snapshot import Snapshot, fingerprint_of
-from nanochat.retrieval.table import Part, PartRecord, Spans, Table, merge_parts, write_part
-from nanochat.retrieval.versions import (
+from nanochat.retrieval.storage.indexes import load_index, write_index
+from nanochat.retrieval.storage.manifest import FORMAT, FORMAT_VERSION, names_of
+from nanochat.retrieval.storage.naming import Names
+from nanochat.retrieval.storage.snapshot import Snapshot, fingerprint_of
+from nanochat.retrieval.storage.versions import (
     commit_version,
     remove,
     sync_path,
     write_whole,
 )
+from nanochat.retrieval.table import Part, PartRecord, Spans, Table, merge_parts, write_part
 
 log = logging.getLogger(__name__)
 

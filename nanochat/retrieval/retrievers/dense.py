@@ -11,7 +11,6 @@ import numpy as np
 
 from nanochat.common import write_json
 from nanochat.errors import KnowledgeBaseError
-from nanochat.retrieval.analysis import analyze
 from nanochat.retrieval.base import Hit, hard_link_or_copy
 from nanochat.retrieval.document import Document
 from nanochat.retrieval.encoders import Encoder, find_encoder, load_encoder
@@ -19,6 +18,7 @@ from nanochat.retrieval.vectors.encoding import document_side, encoded_blocks
 from nanochat.retrieval.vectors.index import VectorIndex, read_record, write_vectors
 from nanochat.retrieval.vectors.store import VectorStore
 from nanochat.retrieval.vectors.texts import TEXTS, Texts, read_texts
+from nanochat.retrieval.words.analysis import analyze
 
 _RECORD = "dense.json"
 _OWN_FILES = (_RECORD, TEXTS, "v-", "k-", "c-", "pq-")  # what is not of these belongs to the encoder

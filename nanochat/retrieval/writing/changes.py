@@ -12,13 +12,13 @@ import numpy as np
 from nanochat.errors import ConfigError, DocumentError, KnowledgeBaseError
 from nanochat.retrieval.chunking import Chunking
 from nanochat.retrieval.document import Document
-from nanochat.retrieval.indexes import check_index, check_settings, load_index, stored_types
-from nanochat.retrieval.manifest import damaged
-from nanochat.retrieval.place import writing
-from nanochat.retrieval.snapshot import read_sources
+from nanochat.retrieval.storage.indexes import check_index, check_settings, load_index, stored_types
+from nanochat.retrieval.storage.manifest import damaged
+from nanochat.retrieval.storage.snapshot import read_sources
+from nanochat.retrieval.storage.versions import append_log, drop_versions, remove_unneeded, version_numbers
 from nanochat.retrieval.table import Table, document_hash
-from nanochat.retrieval.versions import append_log, drop_versions, remove_unneeded, version_numbers
-from nanochat.retrieval.writer import Draft, Writer, chunk_spans, join_rows
+from nanochat.retrieval.writing.place import writing
+from nanochat.retrieval.writing.writer import Draft, Writer, chunk_spans, join_rows
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from nanochat.errors import KnowledgeBaseError
 from nanochat.retrieval.base import Retriever
-from nanochat.retrieval.manifest import check_file, check_folder, damaged, files_of, index_files
+from nanochat.retrieval.storage.manifest import check_file, check_folder, damaged, files_of, index_files
+from nanochat.retrieval.storage.versions import hold_current, hold_version, read_current, version_name, version_numbers
 from nanochat.retrieval.table import Part, PartRecord, Table
-from nanochat.retrieval.versions import hold_current, hold_version, read_current, version_name, version_numbers
 
 _KEPT_MASKS = 64
 

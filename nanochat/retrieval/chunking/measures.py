@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nanochat.errors import ConfigError
-from nanochat.retrieval.analysis import _UNSPACED
+from nanochat.retrieval.words.analysis import _UNSPACED
 
 # a character of a script without spaces counts as a word, as it does in search; punctuation stays with it
 _WORD = re.compile(f"[{_UNSPACED}][^\\w\\s]*|[^\\s{_UNSPACED}]+")

@@ -1,0 +1,1 @@
+"""The retrievers of the table, and what they are made of."""

@@ -1,0 +1,1 @@
+"""A knowledge base on disk, for readers: manifests, versions, locks, indexes."""
