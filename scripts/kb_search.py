@@ -38,6 +38,8 @@ def main(argv: list[str]) -> int:
     for name, example in (("query", '"return policy"'), ("knowledge_base", "data/my_kb")):
         if not getattr(config, name).strip():
             raise ConfigError(f"--{name} is missing", hint=f"--{name} {example}")
+    if config.neighbours < 0:
+        raise ConfigError(f"--neighbours is {config.neighbours}", hint="give 0 or more")
     from nanochat.retrieval import RetrievalManager
 
     manager = RetrievalManager(config.retriever_type or None, config.knowledge_base, version=config.version or None,

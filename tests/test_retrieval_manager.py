@@ -80,6 +80,9 @@ def test_wrong_calls_are_explained(place, tmp_path):
         RetrievalManager("simple", tmp_path / "none")
     with pytest.raises(ConfigError, match="knowledge_base_path"):
         RetrievalManager("simple")
+    for query in (None, 5, ["return policy"]):
+        with pytest.raises(ConfigError, match="A query must be text"):
+            RetrievalManager(knowledge_base_path=place).retrieve(query)
     with pytest.raises(ConfigError, match="top_k must be at least 1"):
         RetrievalManager("simple", place).retrieve("x", top_k=0)
     with pytest.raises(ConfigError, match="neighbours is -1"):

@@ -94,8 +94,11 @@ class RetrievalManager:
         self, queries: Sequence[str], top_k: int = 5, *, filters: Filter | None = None, neighbours: int = 0
     ) -> list[list[ScoredDocument]]:
         """The best documents for each query, in the order of the queries."""
-        if top_k < 1:
-            raise ConfigError(f"top_k must be at least 1, not {top_k}", hint="5 is a good start")
+        if not isinstance(top_k, int) or top_k < 1:
+            raise ConfigError(f"top_k must be at least 1 and whole, not {top_k!r}", hint="5 is a good start")
+        for query in queries:
+            if not isinstance(query, str):
+                raise ConfigError(f"A query must be text, not {query!r}", hint='retrieve("return policy", top_k=5)')
         if neighbours < 0:
             raise ConfigError(f"neighbours is {neighbours}", hint="give 0 or more")
         snapshot, retriever, moves = self._open

@@ -114,12 +114,12 @@ def convert(sentence: SentenceFolder) -> "openvino.Model":
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    from nanochat.retrieval.encoders.sentence_module import load_module
+    from nanochat.retrieval.encoders.sentence_module import load_module, quiet_transformers
 
     example = torch.ones(2, 16, dtype=torch.long)
     inputs = {"ids": example, "mask": example.clone()}
     # openvino.convert_model does the same, and reports its use over the network
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), quiet_transformers():
         # the tracer warns of branches on shapes; a test compares other shapes with torch
         warnings.simplefilter("ignore")
         decoder = TorchScriptPythonDecoder(load_module(sentence), example_input=inputs)

@@ -1,6 +1,8 @@
 """A sentence encoder as one torch module: transformer, pooling, projections, length 1. The reference of all paths."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +50,17 @@ def load_module(sentence: SentenceFolder, attention: str = "sdpa") -> SentenceMo
     """The module of a folder, float32, for evaluation. Nothing in the folder is executed."""
     try:
         from transformers import AutoModel
-        from transformers.utils import logging as transformers_logging
     except ModuleNotFoundError as missing:
         raise MissingDependency(
             f"No module named '{missing.name}': sentence encoders need it",
             hint="uv pip install sentence-transformers, or use the model lsa",
         ) from missing
-    # one bar for a tenth of a second, between the lines of our own
-    transformers_logging.disable_progress_bar()
     try:
-        transformer = AutoModel.from_pretrained(
-            str(sentence.folder), local_files_only=True, trust_remote_code=False, dtype=torch.float32,
-            attn_implementation=attention,
-        )
+        with quiet_transformers():
+            transformer = AutoModel.from_pretrained(
+                str(sentence.folder), local_files_only=True, trust_remote_code=False, dtype=torch.float32,
+                attn_implementation=attention,
+            )
         projections = nn.Sequential(*map(_load_projection, sentence.projections))
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise EncoderError(
@@ -68,6 +68,20 @@ def load_module(sentence: SentenceFolder, attention: str = "sdpa") -> SentenceMo
             hint="give a folder that SentenceTransformer(folder) loads",
         ) from error
     return SentenceModule(transformer, sentence.pooling, projections).eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without notes of that library about what is no business of ours, and without its progress bars."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _load_projection(folder: Path) -> nn.Module:

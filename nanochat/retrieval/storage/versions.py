@@ -101,6 +101,8 @@ def hold_version(path: Path, version: int, sha256: str | None = None) -> tuple[d
     name = version_name(version)
     if (path / name).is_symlink():
         raise damaged(path, f"{name} is a link")
+    if (path / name).exists() and not (path / name).is_file():
+        raise damaged(path, f"{name} is not a file")
     file = open(path / name, "rb")
     try:
         if not read_lock(file):
@@ -182,8 +184,9 @@ def append_log(path: Path, **entry: Any) -> None:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of log.jsonl; a line cut short by a crash is left out."""
     entries = []
+    # what is no plain file, such as a pipe, would never end
     with contextlib.suppress(FileNotFoundError):
-        for line in (path / "log.jsonl").read_bytes().splitlines():
+        for line in () if not (path / "log.jsonl").is_file() else (path / "log.jsonl").read_bytes().splitlines():
             with contextlib.suppress(ValueError):
                 entries.append(json.loads(line))
     return [entry for entry in entries if isinstance(entry, dict)]
