@@ -67,25 +67,6 @@ def test_a_word_file_without_properties_is_called_by_its_heading_or_its_name(tmp
     assert only(tmp_path, "the_name.docx", docx(paragraph("words"))).title == "the name"
 
 
-def test_word_text_is_that_of_another_reader(tmp_path):
-    markitdown = pytest.importorskip("markitdown")
-    path = tmp_path / "a.docx"
-    # what a whole Word file has besides, and that reader insists on
-    kind = "http://schemas.openxmlformats.org/officeDocument/2006/relationships/officeDocument"
-    path.write_bytes(docx(REPORT))
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("_rels/.rels", '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">'
-                         f'<Relationship Id="r1" Type="{kind}" Target="word/document.xml"/></Relationships>')
-        archive.writestr("[Content_Types].xml", '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">'
-                         '<Default Extension="xml" ContentType="application/xml"/></Types>')
-    theirs = markitdown.MarkItDown().convert(str(path)).markdown
-    [document], _ = read(tmp_path, "a.docx", path.read_bytes())
-    plain = "".join(character if character.isalnum() else " " for character in theirs.replace("**", ""))
-    ours = "".join(character if character.isalnum() else " " for character in document.content)
-    # that reader keeps the table of contents
-    assert sorted(plain.split()) == sorted([*ours.split(), "Introduction", "1"])
-
-
 BOMB = "<w:p><w:r><w:t>" + "x" * 1000 + "</w:t></w:r></w:p>"
 
 

@@ -46,7 +46,7 @@ PATHS = {
         "nanochat.retrieval.encoders.openvino_path:load_float", ("openvino",), False,
         "OpenVINO, float32 graph; bfloat16 where the processor has it"),
     "onnx": NumericPath(
-        "nanochat.retrieval.encoders.onnx_path:load", ("onnxruntime",), True, "ONNX Runtime, float32"),
+        "nanochat.retrieval.encoders.onnx_path:load", ("onnxruntime", "onnx"), True, "ONNX Runtime, float32"),
     "torch": NumericPath(
         "nanochat.retrieval.encoders.torch_path:load", ("torch", "transformers"), True, "torch float32: the reference"),
 }
