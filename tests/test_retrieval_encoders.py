@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from encoder_stubs import ODD, TEXTS, WORDS, check_laws
 
+from nanochat.common import base_dir
 from nanochat.errors import ConfigError, UserError
 from nanochat.retrieval.encoders import EncoderError, find_encoder, load_encoder
 from nanochat.retrieval.encoders.models import find_packaged
@@ -142,7 +143,7 @@ def test_a_saved_encoder_names_its_model_and_refuses_another(model, tmp_path):
         load_encoder(tmp_path)
     assert encoder.describe()["fingerprint"] in str(caught.value)
     shutil.rmtree(folder)
-    with pytest.raises(EncoderError, match="No model folder"):
+    with pytest.raises(EncoderError, match="No model folder|is not there"):
         load_encoder(tmp_path)
     shutil.copytree(model, tmp_path / "kept" / encoder.describe()["fingerprint"])
     assert load_encoder(tmp_path, places=[tmp_path / "kept"]).describe() == encoder.describe()
@@ -230,3 +231,20 @@ def test_the_packaged_model_understands():
     documents = encoder.encode_documents(["A bird of prey circles above the meadow.", "Interest rates fell again."])
     scores = documents @ encoder.encode_queries(["red kite in the sky"])[0]
     assert scores[0] > scores[1] + 0.1, scores
+
+
+def test_a_model_that_is_gone_is_named_and_found_again_by_its_fingerprint(model, tmp_path):
+    shutil.copytree(model, tmp_path / "mine")
+    encoder = find_encoder(str(tmp_path / "mine"), path="torch")
+    vectors = encoder.encode_documents(["red kite"])
+    (tmp_path / "index").mkdir()
+    encoder.save(tmp_path / "index")
+    fingerprint = encoder.describe()["fingerprint"]
+    shutil.move(tmp_path / "mine", tmp_path / "gone")
+    with pytest.raises(EncoderError, match=f"{fingerprint}.* not there") as caught:
+        load_encoder(tmp_path / "index")
+    kept = base_dir() / "models" / fingerprint
+    assert str(kept) in caught.value.hint
+    kept.parent.mkdir(parents=True)
+    shutil.move(tmp_path / "gone", kept)
+    assert np.allclose(load_encoder(tmp_path / "index").encode_documents(["red kite"]), vectors, atol=1e-6)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from nanochat.common import base_dir
 from nanochat.errors import UserError
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ def find_encoder(model: str = "", *, path: str = "auto") -> Encoder:
 
 
 def load_encoder(folder: Path, *, places: Sequence[Path] = ()) -> Encoder:
-    """The encoder saved in a folder. `places` are folders that keep models under their fingerprints."""
+    """The encoder saved in a folder. `places` are folders that keep models under their fingerprints, by default
+    `models` in the base folder: a model that lies elsewhere than where the vectors were made goes there."""
+    places = places or (base_dir() / "models",)
     try:
         name = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["encoder"]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -98,12 +98,12 @@ class TransformerEncoder:
         }
 
     def save(self, folder: Path) -> None:
-        """Write which model it is, by name and fingerprint, and where it was."""
-        write_json(folder / DESCRIPTION, {**self.describe(), "folder": str(self._folder.resolve())})
+        """Write which model it is, by name (or folder, as it was given) and fingerprint."""
+        write_json(folder / DESCRIPTION, self.describe())
 
     @classmethod
     def load(cls, folder: Path, *, places: Sequence[Path] = ()) -> "TransformerEncoder":
-        """The encoder that `save` wrote: from `places`/fingerprint, its name, or the folder where it was.
+        """The encoder that `save` wrote: from `places`/fingerprint, or by its name.
 
         Documents keep the numeric path they were encoded with where it is installed; another one is logged.
         """
@@ -115,10 +115,12 @@ class TransformerEncoder:
                 return cls(place / fingerprint, model=model, path=path)
         try:
             encoder = cls(find_model(model), model=model, path=path)
-        except EncoderError:
-            if not Path(written.get("folder", "")).is_dir() or not written.get("folder"):
-                raise
-            encoder = cls(Path(written["folder"]), model=model, path=path)
+        except EncoderError as missing:
+            raise EncoderError(
+                f"The vectors were made with the model {model} (fingerprint {fingerprint}), which is not there",
+                hint=f"put its folder back, or here: {[*places, Path('models')][0] / fingerprint}; "
+                f"or {_REBUILD.format(model='all-MiniLM-L6-v2')}",
+            ) from missing
         found = encoder.describe()["fingerprint"]
         if found != fingerprint:
             raise EncoderError(
