@@ -143,7 +143,7 @@ def test_a_saved_encoder_names_its_model_and_refuses_another(model, tmp_path):
         load_encoder(tmp_path)
     assert encoder.describe()["fingerprint"] in str(caught.value)
     shutil.rmtree(folder)
-    with pytest.raises(EncoderError, match="No model folder|is not there"):
+    with pytest.raises(EncoderError, match="is not there"):
         load_encoder(tmp_path)
     shutil.copytree(model, tmp_path / "kept" / encoder.describe()["fingerprint"])
     assert load_encoder(tmp_path, places=[tmp_path / "kept"]).describe() == encoder.describe()
