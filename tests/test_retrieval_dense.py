@@ -172,6 +172,16 @@ def test_only_allowed_rows_are_found(large, share, exact):
         assert hits == right if exact is True or share < 0.05 else sum(hit in right for hit in hits) >= 0.8 * len(right)
 
 
+def test_allowed_rows_far_from_the_query_are_found(large):
+    by_codes, exact = loaded(large), loaded(large, exact=True)
+    for query in QUERIES:
+        allowed = np.zeros(1000, bool)
+        allowed[[hit.position for hit in exact.search([query], 1000)[0]][-400:]] = True
+        found, right = (retriever.search([query], 20, allowed=allowed)[0] for retriever in (by_codes, exact))
+        assert len(found) == 20 and all(allowed[hit.position] for hit in found)
+        assert [hit.score for hit in found] == pytest.approx([hit.score for hit in right], abs=0.05)
+
+
 def test_codebooks_are_kept_until_the_collection_has_grown_four_times(large, tmp_path):
     record = json.loads((large / "dense.json").read_text())["vectors"]
     assert record["trained_rows"] == 900 and (tmp_path / "first/pq-codebook.npy").samefile(large / "pq-codebook.npy")
