@@ -35,7 +35,8 @@ def print0(*parts: object) -> None:
         print(*parts, flush=True)
 
 
-def _sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Put a file's content, or a folder's list of names, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -79,8 +80,8 @@ def write_folder(path: str | Path) -> Iterator[Path]:
         for name in temporary.rglob("*"):
             # some writers, such as safetensors, make files that only the owner can read
             os.chmod(name, 0o755 if name.is_dir() else 0o644)
-            _sync(name)
-        _sync(temporary)
+            sync_path(name)
+        sync_path(temporary)
         os.chmod(temporary, 0o755)
         if not path.exists():
             os.rename(temporary, path)
@@ -89,7 +90,7 @@ def write_folder(path: str | Path) -> Iterator[Path]:
             os.rename(path, old / path.name)
             os.rename(temporary, path)
             shutil.rmtree(old)
-        _sync(path.parent)
+        sync_path(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:

@@ -116,3 +116,27 @@ def test_everything_a_version_names_is_on_the_disk_before_its_name(place, monkey
     # the part of the first version was synced when that was written
     assert not [name for name in missing if not name.startswith(f"parts/{read_version(place, 1)['parts'][0]['name']}")]
     assert ("sync", place.stat().st_ino) in calls[position:]
+
+
+def test_a_purge_goes_on_past_what_a_crash_left(place):
+    knowledge_base = KnowledgeBase.open(place)
+    leave_uncommitted(place, 2)
+    knowledge_base.delete([DOCUMENTS[0].id], purge=True)
+    assert [document.id for document in KnowledgeBase.open(place).documents] == [
+        document.id for document in DOCUMENTS[1:3]]
+
+
+def test_a_purge_that_would_fail_in_a_backup_changes_nothing_anywhere(place, tmp_path):
+    knowledge_base = KnowledgeBase.open(place)
+    build(DOCUMENTS[:1], tmp_path / "backup")
+    with pytest.raises(KnowledgeBaseError, match="leave none in .*backup"):
+        knowledge_base.delete([DOCUMENTS[0].id], purge=True, backups=[tmp_path / "backup"])
+    assert KnowledgeBase.open(place).num_documents == 3
+
+
+def test_without_a_place_for_the_proof_nothing_is_purged(place):
+    (place / "log.jsonl").unlink()
+    (place / "log.jsonl").mkdir()
+    with pytest.raises(KnowledgeBaseError, match="proof cannot be written"):
+        KnowledgeBase.open(place).delete([DOCUMENTS[0].id], purge=True)
+    assert KnowledgeBase.open(place).num_documents == 3

@@ -5,16 +5,15 @@ four columns of TREC (query, [iteration,] document, grade), or JSONL {"query_id"
 gzip. `supporting_ids` in the queries do as judgements of grade 1.
 """
 
-import contextlib
-import gzip
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from nanochat.errors import UserError
+from nanochat.retrieval.readers.opening import open_bytes
 
 Judgements = dict[str, dict[str, int]]  # query id -> document id -> grade; above 0 is relevant
 
@@ -190,7 +189,7 @@ def _lines(path: Path, kind: str) -> Iterator[tuple[str, str]]:
     """("file:line", text) of every line that is not blank, white space at its ends removed."""
     number = 0
     try:
-        with _open(path) as file:
+        with open_bytes(path) as file:
             while raw := file.readline(MAX_LINE_BYTES + 1):
                 number += 1
                 if len(raw) > MAX_LINE_BYTES:
@@ -206,14 +205,3 @@ def _lines(path: Path, kind: str) -> Iterator[tuple[str, str]]:
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise JudgementError(f"{path}: cannot be read: {reason}", hint="check the file and its permissions") from error
-
-
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[IO[bytes]]:
-    # by content, not by name: downloads often lose or gain a .gz on the way
-    with open(path, "rb") as file:
-        if file.peek(2)[:2] == b"\x1f\x8b":
-            with gzip.open(file, "rb") as unpacked:
-                yield unpacked
-        else:
-            yield file

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from nanochat.common import sync_path
 from nanochat.errors import ConfigError, UserError
 from nanochat.retrieval.base import COMPONENTS, RETRIEVERS, Retriever, check_retriever_type, make_retriever
-from nanochat.retrieval.storage.manifest import check_file, check_folder, damaged, file_record, index_files
-from nanochat.retrieval.storage.versions import remove, sync_path
+from nanochat.retrieval.storage.manifest import check_file, check_folder, damaged, index_files
+from nanochat.retrieval.storage.versions import remove
+from nanochat.retrieval.table.records import file_record
 
 if TYPE_CHECKING:
     from nanochat.retrieval.table import Table

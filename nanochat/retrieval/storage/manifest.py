@@ -16,6 +16,7 @@ from typing import Any
 
 from nanochat.errors import KnowledgeBaseError, KnowledgeBaseNotFound
 from nanochat.retrieval.base import RETRIEVERS
+from nanochat.retrieval.table.records import file_record
 
 FORMAT = "nanochat-knowledge-base"
 FORMAT_VERSION = 2
@@ -75,12 +76,6 @@ def names_of(manifest: Mapping[str, Any]) -> set[str]:
     """What the version needs, by the names directly inside parts/ and indexes/."""
     found = {name.split("/")[1] for name, _ in files_of(manifest)} | {part["name"] for part in manifest["parts"]}
     return found | {record["folder"] for record in manifest["indexes"].values()}
-
-
-def file_record(path: Path) -> dict[str, Any]:
-    """Size and hash of a file."""
-    with open(path, "rb") as file:
-        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def check_file(path: Path, name: str, record: Mapping[str, Any], *, always_hash: bool) -> None:

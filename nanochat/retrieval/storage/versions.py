@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from nanochat.common import sync_path
 from nanochat.errors import KnowledgeBaseError
 from nanochat.retrieval.storage.locking import read_lock, unused
 from nanochat.retrieval.storage.manifest import damaged, decode_manifest, encode_manifest, names_of, not_found
@@ -44,15 +45,6 @@ class VersionInfo:
 def version_name(version: int) -> str:
     """The path of a version file inside the knowledge base."""
     return f"versions/{version:06d}.json"
-
-
-def sync_path(path: Path) -> None:
-    """Put a file's content, or a folder's list of names, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_whole(path: Path, data: bytes, *, sync_folder: bool = True) -> None:

@@ -12,6 +12,7 @@ from struct import pack
 
 import numpy as np
 
+from nanochat.common import sync_path
 from nanochat.retrieval.document import Document
 from nanochat.retrieval.table.arrays import ArrayWriter, write_array
 from nanochat.retrieval.table.fields import FieldsWriter
@@ -141,9 +142,9 @@ def _publish(parent: Path, writer: _PartWriter, *, has_distinct_ids: bool = Fals
         _check_ids(Part.open(writer.folder, record))
     for name in FILES:
         os.chmod(writer.folder / name, 0o644)
-        _sync(writer.folder / name)
+        sync_path(writer.folder / name)
     os.chmod(writer.folder, 0o755)
-    _sync(writer.folder)
+    sync_path(writer.folder)
     target = parent / record.name
     if not _is_written(target, record):
         # a damaged part of this name makes room
@@ -152,7 +153,7 @@ def _publish(parent: Path, writer: _PartWriter, *, has_distinct_ids: bool = Fals
         elif target.exists():
             shutil.rmtree(target)
         os.rename(writer.folder, target)
-        _sync(parent)
+        sync_path(parent)
     return record
 
 
@@ -183,11 +184,3 @@ def _checked_spans(document: Document, spans: Spans | None) -> list[tuple[int, i
         # its only passage is all of it, but for white space: the document stays whole
         return [(0, length)]
     return pairs
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

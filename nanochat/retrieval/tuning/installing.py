@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nanochat.common import sync_path
 from nanochat.errors import KnowledgeBaseError
 from nanochat.retrieval.base import hard_link_or_copy, make_retriever
-from nanochat.retrieval.storage.manifest import file_record
 from nanochat.retrieval.storage.snapshot import read_sources
-from nanochat.retrieval.storage.versions import sync_path
+from nanochat.retrieval.table.records import file_record
 from nanochat.retrieval.writing.changes import Change, Tally, finish
 from nanochat.retrieval.writing.place import writing
 

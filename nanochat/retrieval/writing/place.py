@@ -60,7 +60,7 @@ def writing(
             if create:
                 # while the lock is held: what is there may else be another writer's
                 stack.callback(_unmake, path, made)
-            if was_interrupted or create:
+            if was_interrupted or create or _has_uncommitted(path):
                 _clean(path)
             newest = _newest(path, tolerant=create or base is not None)
             snapshot = None if create else Snapshot.open(path, base)
@@ -114,6 +114,15 @@ def _newest(path: Path, *, tolerant: bool) -> int:
             if not tolerant:
                 raise
     return max(numbers)
+
+
+def _has_uncommitted(path: Path) -> bool:
+    """Whether there is a version above the current one: the lock's text may not have outlived a power loss."""
+    try:
+        current, _ = read_current(path)
+    except KnowledgeBaseError:
+        return False
+    return any(number > current for number in version_numbers(path))
 
 
 def _clean(path: Path) -> None:

@@ -53,6 +53,7 @@ def purge(path: Path, ids: Iterable[str], backups: Sequence[str | Path] = ()) ->
         )
     for place, held in found.items():
         _refuse_in_use(place, held.versions)
+        _check_place(place, wanted)
     # texts may differ between the knowledge base and an old backup: each is searched for all of them
     texts = set().union(*(held.texts for held in found.values()))
     changes = [_purge_one(place, wanted, found[place], texts) for place in places]
@@ -62,8 +63,9 @@ def purge(path: Path, ids: Iterable[str], backups: Sequence[str | Path] = ()) ->
 def _search(path: Path, ids: frozenset[str]) -> Held:
     """Look into all versions, also at deleted rows: their bytes are in the files."""
     held = Held()
-    read_current(path)
-    for version in version_numbers(path):
+    current, _ = read_current(path)
+    # files above it are left by a crash, and removed before anything is written
+    for version in (number for number in version_numbers(path) if number <= current):
         snapshot = Snapshot.open(path, version)
         for part in snapshot.table.parts:
             for index in (index for name in sorted(ids) for index in part.find_all(name)):
@@ -84,6 +86,22 @@ def _refuse_in_use(path: Path, versions: Sequence[int]) -> None:
             f"Version {', '.join(map(str, used))} of {path} is open in another program",
             hint="stop the programs that use this knowledge base, then purge again; nothing was changed",
         )
+
+
+def _check_place(path: Path, ids: frozenset[str]) -> None:
+    """Refuse, before anything is changed anywhere, what would fail in the middle."""
+    snapshot = Snapshot.open(path)
+    num_live = sum(snapshot.table.hash_of(name) is not None for name in ids)
+    num_documents = snapshot.manifest["num_documents"]
+    snapshot.close()
+    if num_live == num_documents:
+        raise KnowledgeBaseError(f"A knowledge base needs at least one document: this purge would leave none in {path}",
+                                 hint="to be rid of all, remove the folder; nothing was changed")
+    try:
+        open(path / "log.jsonl", "ab").close()
+    except OSError as error:
+        raise KnowledgeBaseError(f"The proof cannot be written to {path / 'log.jsonl'}: {error.strerror or error}",
+                                 hint="make it writable, then purge again; nothing was changed") from error
 
 
 def _purge_one(path: Path, ids: frozenset[str], held: Held, texts: set[str]) -> Change:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 import nanochat
+from nanochat.common import sync_path
 from nanochat.errors import KnowledgeBaseError, MissingDependency
 from nanochat.retrieval.base import COMPONENTS
 from nanochat.retrieval.chunking import Chunking, spans_function
@@ -31,7 +32,6 @@ from nanochat.retrieval.storage.snapshot import Snapshot, fingerprint_of
 from nanochat.retrieval.storage.versions import (
     commit_version,
     remove,
-    sync_path,
     write_whole,
 )
 from nanochat.retrieval.table import Part, PartRecord, Spans, Table, merge_parts, write_part
