@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import sys
 
 import pytest
 from knowledge_base_stubs import build, files_of
@@ -214,3 +215,13 @@ def test_after_any_changes_the_knowledge_base_is_the_image_of_the_folder(tmp_pat
         assert kb.num_documents == len(image_of(folder))
     kb.verify()
     assert content_of(KnowledgeBase.open(kb.path)) == image_of(folder)
+
+
+def test_a_skip_for_a_missing_package_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pypdf", None)
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4\n")
+    (tmp_path / "b.txt").write_text("a red kite")
+    skipped = []
+    found = list(documents_from(tmp_path, {}, skipped, workers=0))
+    assert [document.id for document in found] == ["b.txt"]
+    assert len(skipped) == 1 and "No module named 'pypdf'" in skipped[0] and "pip install" in skipped[0]

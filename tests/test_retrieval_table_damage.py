@@ -4,26 +4,11 @@ import os
 import random
 
 import pytest
+from table_stubs import doc, opened, unsynced  # noqa: F401
 
 from nanochat.errors import DocumentError
 from nanochat.retrieval.document import Document
-from nanochat.retrieval.table import Part, PartRecord, Table, merge_parts, write_part
-
-
-@pytest.fixture(scope="module", autouse=True)
-def unsynced():
-    """Waiting for the disk is most of the time of small writes, and no test pulls the plug."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
-
-
-def doc(identifier, content="some words", **metadata):
-    return Document(id=identifier, title=f"about {identifier}", content=content, source="s", metadata=metadata)
-
-
-def opened(folder, record):
-    return Part.open(folder / record.name, record)
+from nanochat.retrieval.table import PartRecord, Table, merge_parts, write_part
 
 
 def pieces(document):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nanochat.errors import ConfigError, KnowledgeBaseError
+from nanochat.errors import ConfigError, KnowledgeBaseError, MissingDependency, UserError
 from nanochat.retrieval.document import Document
 from nanochat.retrieval.readers import FileResult, SourceFile, find_files, read_files
 from nanochat.retrieval.storage.snapshot import live_documents, read_sources
@@ -135,11 +135,16 @@ class Notes:
         """Note the errors of a file; it will be read again next time, whether or not it changes."""
         if result.errors:
             self.read_again(result.file.relative)
-            self.skipped += [f"{result.file.relative}: {error.problem}" for error in result.errors]
+            self.skipped += [f"{result.file.relative}: {_said(error)}" for error in result.errors]
 
     def read_again(self, name: str) -> None:
         """Have the next `sync` read a file whether or not it changes."""
         self.known[name] = {"bytes": 0, "mtime_ns": 0, "sha256": ""}
+
+
+def _said(error: UserError) -> str:
+    """The problem; where a package is missing also how to get it."""
+    return f"{error.problem} ({error.hint})" if isinstance(error, MissingDependency) else error.problem
 
 
 def file_state(path: Path, before: Mapping[str, Any]) -> dict[str, Any]:
