@@ -12,6 +12,9 @@ VARIANTS = [
     {"attention_conv": 4, "n_kv_head": 1, "n_groups": 2, "chunk_size": 5},
     {"attention_conv": 3, "n_kv_head": 2, "conv_bias": False, "tie_embeddings": False, "logits_scaling": 3.0,
      "residual_multiplier": 0.3, "embedding_multiplier": 12.0, "attention_multiplier": 0.1, "head_dim": 10},
+    {"rope_theta": 10000.0, "rope_dim": 4, "attention_bias": True, "mlp_bias": True, "mamba_bias": True, "n_groups": 4,
+     "dt_floor": 0.01, "dt_ceiling": 0.05},
+    {"mlp_hidden": 0, "rope_theta": 500.0},
 ]
 TOLERANCE = 1e-5
 

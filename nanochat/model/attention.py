@@ -1,4 +1,4 @@
-"""T block mixer: grouped-query attention without positional encoding, with an optional short convolution on q, k, v."""
+"""T block mixer: grouped-query attention, mostly without positions, with an optional short convolution on q, k, v."""
 
 import torch
 from torch import Tensor, nn
@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from nanochat.model.cache import KVState
 from nanochat.model.config import ModelConfig
 from nanochat.model.layers import causal_conv
+from nanochat.model.step import Step
 
 KEY_GAIN = 1.4  # makes a token's match with itself stand out among some hundred others at the start
 
@@ -22,10 +23,12 @@ class Attention(nn.Module):
         super().__init__()
         self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.n_kv_head, config.attention_head_dim
         self.scale = config.attention_multiplier or self.head_dim**-0.5
-        self.q_proj = nn.Linear(config.n_embd, self.n_head * self.head_dim, bias=False)
-        self.k_proj = nn.Linear(config.n_embd, self.n_kv_head * self.head_dim, bias=False)
-        self.v_proj = nn.Linear(config.n_embd, self.n_kv_head * self.head_dim, bias=False)
-        self.o_proj = nn.Linear(self.n_head * self.head_dim, config.n_embd, bias=False)
+        self.rope_theta, self.rotated = config.rope_theta, config.rotated
+        bias = config.attention_bias
+        self.q_proj = nn.Linear(config.n_embd, self.n_head * self.head_dim, bias=bias)
+        self.k_proj = nn.Linear(config.n_embd, self.n_kv_head * self.head_dim, bias=bias)
+        self.v_proj = nn.Linear(config.n_embd, self.n_kv_head * self.head_dim, bias=bias)
+        self.o_proj = nn.Linear(self.n_head * self.head_dim, config.n_embd, bias=bias)
         self.kernel = config.attention_conv
         channels = (self.n_head + 2 * self.n_kv_head) * self.head_dim
         self.conv_weight = nn.Parameter(torch.zeros(channels, self.kernel)) if self.kernel else None
@@ -63,28 +66,38 @@ class Attention(nn.Module):
         empty = torch.zeros(shape, device=device, dtype=dtype)
         return KVState(keys=empty, values=empty.clone(), conv=tail)
 
-    def forward(self, x: Tensor, state: KVState | None, lengths: Tensor | None, seq_idx: Tensor | None) -> Tensor:
-        """x (B, T, C) -> (B, T, C); appends to `state`, whose rows hold `lengths` (B) positions already."""
+    def forward(self, x: Tensor, state: KVState | None, step: Step) -> Tensor:
+        """x (B, T, C) -> (B, T, C); appends T positions to `state`."""
         batch, length, _ = x.shape
         qkv = torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], dim=-1)
         if self.conv_weight is not None:
-            qkv, tail = causal_conv(qkv, self.conv_weight, None, state.conv if state else None, seq_idx=seq_idx)
+            tail = state.conv if state else None
+            qkv, tail = causal_conv(qkv, self.conv_weight, None, tail, seq_idx=step.seq_idx)
             if state is not None:
-                state.conv = tail
+                state.update(conv=tail)
         heads = qkv.view(batch, length, -1, self.head_dim).transpose(1, 2)
         q, k, v = heads.split([self.n_head, self.n_kv_head, self.n_kv_head], dim=1)
-        mask = None
+        if self.rotated:
+            q, k = rotate(torch.cat([q, k], dim=1), step.positions, self.rope_theta, self.rotated).split(
+                [self.n_head, self.n_kv_head], dim=1)
         if state is not None:
-            assert lengths is not None, "a cached forward needs the rows' lengths"
-            state.append(lengths, k, v)
-            total = int(lengths.max()) + length
-            k, v = state.keys[:, :, :total], state.values[:, :, :total]
-            last = lengths[:, None] + torch.arange(length, device=x.device)
-            mask = (torch.arange(total, device=x.device) <= last[..., None])[:, None]  # (B, 1, T, S)
-        elif seq_idx is not None:
-            causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
-            mask = (causal & (seq_idx[:, :, None] == seq_idx[:, None, :]))[:, None]
+            assert step.lengths is not None, "a cached forward needs the rows' lengths"
+            state.append(step.lengths, k, v, total=step.total)
+            k, v = state.keys[:, :, : step.total], state.values[:, :, : step.total]
         y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale, enable_gqa=self.n_head != self.n_kv_head
+            q, k, v, attn_mask=step.mask, is_causal=step.mask is None and step.is_causal, scale=self.scale,
+            enable_gqa=self.n_head != self.n_kv_head,
         )
         return self.o_proj(y.transpose(1, 2).reshape(batch, length, -1))
+
+
+def rotate(x: Tensor, positions: Tensor, theta: float, rotated: int) -> Tensor:
+    """Rotary positions (Su et al. 2021, arXiv:2104.09864), halves of a head paired as in transformers.
+
+    x (B, H, T, D), positions (B, T); the first `rotated` channels of each head turn, the others stay.
+    """
+    frequency = theta ** (-torch.arange(0, rotated, 2, dtype=torch.float32, device=x.device) / rotated)
+    angle = positions[:, None, :, None].float() * frequency  # (B, 1, T, rotated / 2)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    first, second, rest = x.split([rotated // 2, rotated // 2, x.shape[-1] - rotated], dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)

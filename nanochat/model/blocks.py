@@ -1,4 +1,4 @@
-"""A layer: norm, mixer, norm, gated MLP, both on the residual stream; BLOCKS names the mixers."""
+"""A layer: norm, mixer, and mostly norm, gated MLP, on the residual stream; BLOCKS names the mixers."""
 
 from torch import Tensor, nn
 
@@ -7,22 +7,26 @@ from nanochat.model.cache import LayerState
 from nanochat.model.config import ModelConfig
 from nanochat.model.layers import GatedMLP, RMSNorm
 from nanochat.model.mamba import Mamba
+from nanochat.model.step import Step
 
 BLOCKS: dict[str, type[nn.Module]] = {"T": Attention, "M": Mamba}
 
 
 class Block(nn.Module):
-    """x + mixer(norm(x)), then x + mlp(norm(x)), each branch scaled by the residual multiplier."""
+    """x + mixer(norm(x)), then x + mlp(norm(x)), each branch scaled by the residual multiplier; mlp_hidden 0: no MLP."""
 
     def __init__(self, letter: str, config: ModelConfig) -> None:
         super().__init__()
         self.mixer_norm = RMSNorm(config.n_embd, config.norm_eps)
         self.mixer = BLOCKS[letter](config)
-        self.mlp_norm = RMSNorm(config.n_embd, config.norm_eps)
-        self.mlp = GatedMLP(config.n_embd, config.mlp_hidden)
+        has_mlp = config.mlp_hidden > 0
+        self.mlp_norm = RMSNorm(config.n_embd, config.norm_eps) if has_mlp else None
+        self.mlp = GatedMLP(config.n_embd, config.mlp_hidden, bias=config.mlp_bias) if has_mlp else None
         self.residual_multiplier = config.residual_multiplier
 
-    def forward(self, x: Tensor, state: LayerState | None, lengths: Tensor | None, seq_idx: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, state: LayerState | None, step: Step) -> Tensor:
         """x (B, T, C) -> (B, T, C); moves `state` on by T tokens when there is one."""
-        x = x + self.residual_multiplier * self.mixer(self.mixer_norm(x), state, lengths, seq_idx)
+        x = x + self.residual_multiplier * self.mixer(self.mixer_norm(x), state, step)
+        if self.mlp is None:
+            return x
         return x + self.residual_multiplier * self.mlp(self.mlp_norm(x))

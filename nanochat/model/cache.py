@@ -15,6 +15,14 @@ class LayerState:
         """A copy with the chosen rows, in that order."""
         return type(self)(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
+    def update(self, **tensors: Tensor) -> None:
+        """New values of some fields: written in place, so that views see them, unless gradients are recorded."""
+        for name, value in tensors.items():
+            if torch.is_grad_enabled():
+                setattr(self, name, value)
+            else:
+                getattr(self, name).copy_(value)
+
     def scatter(self, rows: Tensor, other: "LayerState") -> None:
         """Write the rows of `other` into the given places of this state, leaving older copies of it untouched."""
         for field in fields(self):
@@ -56,10 +64,10 @@ class KVState(LayerState):
             other.values = torch.nn.functional.pad(other.values, (0, 0, 0, extra))
         super().scatter(rows, other)
 
-    def append(self, lengths: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Write keys and values (B, Hkv, T, D) behind each row's length (B)."""
+    def append(self, lengths: Tensor, keys: Tensor, values: Tensor, *, total: int) -> None:
+        """Write keys and values (B, Hkv, T, D) behind each row's length (B); `total` is the longest row afterwards."""
         new = keys.shape[2]
-        self.reserve(int(lengths.max()) + new)
+        self.reserve(total)
         rows = torch.arange(keys.shape[0], device=keys.device)[:, None]
         places = lengths[:, None] + torch.arange(new, device=keys.device)
         self.keys[rows, :, places] = keys.transpose(1, 2)

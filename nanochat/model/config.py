@@ -33,7 +33,11 @@ class ModelConfig:
     n_head: int = 4  # query heads of T blocks
     n_kv_head: int = 4  # key/value heads of T blocks; divides n_head
     head_dim: int = 0  # D of T blocks; 0 means n_embd // n_head
-    mlp_hidden: int = 256  # F, width of the gated MLP
+    mlp_hidden: int = 256  # F, width of the gated MLP; 0 leaves it out
+    attention_bias: bool = False  # biases of the q, k, v, o projections
+    rope_theta: float = 0.0  # base of rotary positions; 0 leaves them out (NoPE)
+    rope_dim: int = 0  # channels of a head that are rotated; 0 means all
+    mlp_bias: bool = False  # biases of the gated MLP
     attention_conv: int = 0  # kernel width of the causal convolution on q, k, v; 0 leaves it out
     d_state: int = 64  # N, state size per Mamba head
     d_conv: int = 4  # kernel width of the Mamba convolution
@@ -41,6 +45,9 @@ class ModelConfig:
     headdim: int = 32  # P, channels per Mamba head
     n_groups: int = 1  # groups sharing B and C
     conv_bias: bool = True  # bias of the Mamba convolution
+    mamba_bias: bool = False  # biases of the Mamba in and out projections
+    dt_floor: float = 0.0  # time steps are not shorter than this
+    dt_ceiling: float = 0.0  # nor longer than this; 0 sets no limit
     chunk_size: int = 64  # positions per chunk of the SSD scan
     norm_eps: float = 1e-5  # added inside RMSNorm
     tie_embeddings: bool = True  # output head is the embedding table
@@ -63,10 +70,12 @@ class ModelConfig:
             problems.append(f"{self.n_mamba_head} Mamba heads are not a multiple of n_groups {self.n_groups}")
         problems += [
             f"{name} is {getattr(self, name)}, must be at least 1"
-            for name in ("vocab_size", "sequence_len", "n_embd", "n_head", "n_kv_head", "mlp_hidden", "d_state",
-                         "d_conv", "headdim", "n_groups", "chunk_size")
+            for name in ("vocab_size", "sequence_len", "n_embd", "n_head", "n_kv_head", "d_state", "d_conv", "headdim",
+                         "n_groups", "chunk_size")
             if getattr(self, name) < 1
         ]
+        if self.rope_theta and (self.rotated % 2 or not 0 < self.rotated <= self.attention_head_dim):
+            problems.append(f"rope_dim {self.rotated} is not an even number up to the head size")
         if problems:
             raise ConfigError("Model shape does not fit together: " + "; ".join(problems),
                               hint="change the named sizes in the config file or on the command line")
@@ -83,6 +92,11 @@ class ModelConfig:
     @property
     def attention_head_dim(self) -> int:
         return self.head_dim or self.n_embd // self.n_head
+
+    @property
+    def rotated(self) -> int:
+        """Channels of a head that rotary positions turn; 0 without them."""
+        return (self.rope_dim or self.attention_head_dim) if self.rope_theta else 0
 
     @property
     def d_inner(self) -> int:

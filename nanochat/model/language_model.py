@@ -7,6 +7,7 @@ from nanochat.model.blocks import Block
 from nanochat.model.cache import Cache
 from nanochat.model.config import ModelConfig
 from nanochat.model.layers import RMSNorm
+from nanochat.model.step import plan_step
 
 
 class LanguageModel(nn.Module):
@@ -36,6 +37,8 @@ class LanguageModel(nn.Module):
                     std *= (2 * self.config.n_layer) ** -0.5
                 nn.init.normal_(module.weight, std=self.config.init_std if name == "lm_head" else std,
                                 generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         for block in self.layers:
             block.mixer.reset_parameters(generator)
 
@@ -61,11 +64,12 @@ class LanguageModel(nn.Module):
         assert cache is None or seq_idx is None, "packed rows cannot continue a cache"
         assert cache is None or len(cache) == ids.shape[0], f"cache has {len(cache)} rows, ids have {ids.shape[0]}"
         x = self.embed(ids) * self.config.embedding_multiplier
+        step = plan_step(*ids.shape, ids.device, cache, seq_idx)
         states = [None] * len(self.layers) if cache is None else cache.layers
         for block, state in zip(self.layers, states, strict=True):
-            x = block(x, state, None if cache is None else cache.lengths, seq_idx)
+            x = block(x, state, step)
         if cache is not None:
-            cache.lengths = cache.lengths + ids.shape[1]
+            cache.lengths += ids.shape[1]
         return self.norm(x)
 
     def head(self, features: Tensor) -> Tensor:

@@ -6,25 +6,31 @@ from torch.nn import functional as F
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation with a learned scale (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+    """Root-mean-square normalisation with a learned scale (Zhang and Sennrich 2019, arXiv:1910.07467).
 
-    def __init__(self, size: int, eps: float) -> None:
+    groups > 1 normalises as many equal parts of the channels each by itself.
+    """
+
+    def __init__(self, size: int, eps: float, *, groups: int = 1) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
+        self.eps, self.groups = eps, groups
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., size) -> the same shape, computed in float32."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+        if self.groups == 1:
+            return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+        parts = x.float().unflatten(-1, (self.groups, -1))
+        return (F.rms_norm(parts, parts.shape[-1:], None, self.eps).flatten(-2) * self.weight.float()).to(x.dtype)
 
 
 class GatedMLP(nn.Module):
     """SwiGLU: output(silu(gate) * up) with gate and up from one matrix (Shazeer 2020, arXiv:2002.05202)."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, *, bias: bool = False) -> None:
         super().__init__()
-        self.input_linear = nn.Linear(width, 2 * hidden, bias=False)
-        self.output_linear = nn.Linear(hidden, width, bias=False)
+        self.input_linear = nn.Linear(width, 2 * hidden, bias=bias)
+        self.output_linear = nn.Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.input_linear(x).chunk(2, dim=-1)
