@@ -18,16 +18,15 @@ FLOORS = {
     "nanochat": 0, "nanochat.errors": 0,
     "nanochat.common": 1, "nanochat.config": 1, "nanochat.conversation": 1,
     "nanochat.device": 2, "nanochat.model": 2, "nanochat.tokenizer": 2, "nanochat.retrieval": 2, "tasks": 2,
-    "nanochat.chat_format": 3, "nanochat.checkpoint_manager": 3, "nanochat.training": 3, "nanochat.interop": 3,
-    "nanochat.engine": 4,
+    "nanochat.chat_format": 3, "nanochat.training": 3, "nanochat.interop": 3,
+    "nanochat.engine": 4, "nanochat.checkpoint_manager": 4,
     "nanochat.rag": 5,
     "nanochat.refrag": 6, "nanochat.evaluation": 6,
     "scripts": 7, "nanochat.cli": 7, "nanochat.server": 7,
 }
-SAME_ROOM = {"nanochat.config_file": "nanochat.config"}
-NOT_FOR = {"nanochat.engine": {"nanochat.training"}} | {
-    room: {"nanochat.retrieval", "tasks"} for room, floor in FLOORS.items() if floor == 3
-}
+SAME_ROOM = {"nanochat.config_file": "nanochat.config", "nanochat.checkpoint_files": "nanochat.checkpoint_manager"}
+NOT_FOR = {room: {"nanochat.retrieval", "tasks"} for room, floor in FLOORS.items() if floor in (3, 4)}
+NOT_FOR["nanochat.engine"] = NOT_FOR["nanochat.engine"] | {"nanochat.training"}
 TABLES = ("RETRIEVERS", "READERS", "ENCODERS", "BLOCKS", "TASKS", "REWARDS", "RL_ALGORITHMS", "CONDITIONS",
           "CHECKS", "PATHS")
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}

@@ -13,7 +13,7 @@ BLOCKS: dict[str, type[nn.Module]] = {"T": Attention, "M": Mamba}
 
 
 class Block(nn.Module):
-    """x + mixer(norm(x)), then x + mlp(norm(x)), each branch scaled by the residual multiplier; mlp_hidden 0: no MLP."""
+    """x + mixer(norm(x)), then x + mlp(norm(x)), each times the residual multiplier; no MLP with mlp_hidden 0."""
 
     def __init__(self, letter: str, config: ModelConfig) -> None:
         super().__init__()
