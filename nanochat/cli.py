@@ -49,10 +49,12 @@ COMMANDS = {
                                words="knowledge_base"),
     "tok train": Command("scripts.tok_train", "train a tokenizer"),
     "base train": Command("scripts.base_train", "pre-train a hybrid model"),
+    "base eval": Command("scripts.base_eval", "bits per byte on texts, recall probes, cloze questions of a checkpoint"),
     "mid train": Command("scripts.mid_train", "continue on conversations and reading tasks"),
     "rag finetune": Command("scripts.rag_finetune", "fine-tune a model on a knowledge base"),
     "rag eval": Command("scripts.rag_eval", "measure answers with, without and with wrong documents"),
     "refrag finetune": Command("scripts.refrag_finetune", "train several hops of retrieval"),
+    "export": Command("scripts.export", "write a model as a folder for transformers, vLLM and llama.cpp"),
     "chat": Command("scripts.chat_cli", "ask questions; answers come with their sources"),
 }
 

@@ -49,6 +49,7 @@ class ModelConfig:
     dt_floor: float = 0.0  # time steps are not shorter than this
     dt_ceiling: float = 0.0  # nor longer than this; 0 sets no limit
     chunk_size: int = 64  # positions per chunk of the SSD scan
+    published_chunk_size: int = 256  # what an export says in its place; another chunk gives the same numbers
     norm_eps: float = 1e-5  # added inside RMSNorm
     tie_embeddings: bool = True  # output head is the embedding table
     embedding_multiplier: float = 1.0  # embeddings are multiplied by this
@@ -71,7 +72,7 @@ class ModelConfig:
         problems += [
             f"{name} is {getattr(self, name)}, must be at least 1"
             for name in ("vocab_size", "sequence_len", "n_embd", "n_head", "n_kv_head", "d_state", "d_conv", "headdim",
-                         "n_groups", "chunk_size")
+                         "n_groups", "chunk_size", "published_chunk_size")
             if getattr(self, name) < 1
         ]
         if self.rope_theta and (self.rotated % 2 or not 0 < self.rotated <= self.attention_head_dim):
