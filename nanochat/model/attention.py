@@ -2,8 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from nanochat.model.attend import attend
 from nanochat.model.cache import KVState
 from nanochat.model.config import ModelConfig
 from nanochat.model.layers import causal_conv
@@ -82,12 +82,9 @@ class Attention(nn.Module):
                 [self.n_head, self.n_kv_head], dim=1)
         if state is not None:
             assert step.lengths is not None, "a cached forward needs the rows' lengths"
-            state.append(step.lengths, k, v, total=step.total)
+            state.append(step.lengths, k, v, total=step.total, start=step.start)
             k, v = state.keys[:, :, : step.total], state.values[:, :, : step.total]
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=step.mask, is_causal=step.mask is None and step.is_causal, scale=self.scale,
-            enable_gqa=self.n_head != self.n_kv_head,
-        )
+        y = attend(q, k, v, step, scale=self.scale)
         return self.o_proj(y.transpose(1, 2).reshape(batch, length, -1))
 
 

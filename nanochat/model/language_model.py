@@ -2,11 +2,13 @@
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nanochat.model.blocks import Block
 from nanochat.model.cache import Cache
 from nanochat.model.config import ModelConfig
 from nanochat.model.layers import RMSNorm
+from nanochat.model.rows import RowChanges
 from nanochat.model.step import plan_step
 
 
@@ -17,14 +19,28 @@ class LanguageModel(nn.Module):
     with `seq_idx`; a fork never disturbs its parent.
     """
 
-    def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
+    def __init__(self, config: ModelConfig, *, seed: int | None = 0) -> None:
+        """Fresh weights from `seed`; None leaves what torch put there."""
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.n_embd)
         self.layers = nn.ModuleList(Block(letter, config) for letter in config.block_pattern)
         self.norm = RMSNorm(config.n_embd, config.norm_eps)
         self.lm_head = None if config.tie_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.reset_parameters(seed)
+        # changes of a few rows of the tables above while those are frozen, see training.lora
+        self.embed_changes: RowChanges | None = None
+        self.head_changes: RowChanges | None = None
+        # compute the blocks' activations anew in the backward pass instead of keeping them
+        self.checkpointing = False
+        if seed is not None:
+            self.reset_parameters(seed)
+
+    @classmethod
+    def empty(cls, config: ModelConfig) -> "LanguageModel":
+        """A model on the CPU whose weights are not set at all, not even at random: for weights that are loaded next."""
+        with torch.device("meta"):
+            model = cls(config, seed=None)
+        return model.to_empty(device="cpu")
 
     def reset_parameters(self, seed: int) -> None:
         """Fresh weights from a seed: linear layers with variance 1 / fan-in, branch outputs smaller with depth."""
@@ -63,19 +79,29 @@ class LanguageModel(nn.Module):
         """
         assert cache is None or seq_idx is None, "packed rows cannot continue a cache"
         assert cache is None or len(cache) == ids.shape[0], f"cache has {len(cache)} rows, ids have {ids.shape[0]}"
-        x = self.embed(ids) * self.config.embedding_multiplier
+        x = self.embed(ids)
+        if self.embed_changes is not None:
+            x = x + self.embed_changes(ids)
+        x = x * self.config.embedding_multiplier
         step = plan_step(*ids.shape, ids.device, cache, seq_idx)
         states = [None] * len(self.layers) if cache is None else cache.layers
         for block, state in zip(self.layers, states, strict=True):
-            x = block(x, state, step)
+            if self.checkpointing and state is None and torch.is_grad_enabled():
+                x = checkpoint(block, x, state, step, use_reentrant=False)
+            else:
+                x = block(x, state, step)
         if cache is not None:
-            cache.lengths += ids.shape[1]
+            cache.advance(ids.shape[1])
         return self.norm(x)
 
     def head(self, features: Tensor) -> Tensor:
         """features (..., C) -> logits (..., V) float32."""
-        weight = self.embed.weight if self.lm_head is None else self.lm_head.weight
-        return nn.functional.linear(features, weight).float() / self.config.logits_scaling
+        is_tied = self.lm_head is None
+        logits = nn.functional.linear(features, self.embed.weight if is_tied else self.lm_head.weight)
+        changes = self.embed_changes if is_tied else self.head_changes
+        if changes is not None:
+            logits = changes.add_to_logits(logits, features)
+        return logits.float() / self.config.logits_scaling
 
     def forward(self, ids: Tensor, cache: Cache | None = None, *, seq_idx: Tensor | None = None) -> Tensor:
         """ids (B, T) -> logits (B, T, V) float32 for the token after each position."""

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nanochat.model import cpu
 from nanochat.model.cache import SSMState
 from nanochat.model.config import ModelConfig
-from nanochat.model.layers import RMSNorm, causal_conv
+from nanochat.model.kernels import ssd_kernel
+from nanochat.model.layers import RMSNorm, causal_conv, conv_from_window
 from nanochat.model.ssd import ssd
 from nanochat.model.step import Step
 
@@ -54,18 +56,45 @@ class Mamba(nn.Module):
         batch, length, _ = x.shape
         seq_idx = step.seq_idx
         gate, xbc, dt = self.in_proj(x).split([self.d_inner, self.conv_channels, self.n_head], dim=-1)
+        if state is not None and length == 1 and not torch.is_grad_enabled() and cpu.takes(x):
+            return self.out_proj(self.norm(self.decode(xbc[:, 0], dt[:, 0], state)[:, None], gate).to(x.dtype))
         xbc, tail = causal_conv(xbc, self.conv_weight, self.conv_bias, state.conv if state else None, seq_idx=seq_idx)
-        inputs, b, c = F.silu(xbc).float().split([self.d_inner] + 2 * [self.n_groups * self.d_state], dim=-1)
+        xbc = F.silu(xbc)
+        if ssd_kernel(xbc) is None:
+            xbc = xbc.float()
+        inputs, b, c = xbc.split([self.d_inner] + 2 * [self.n_groups * self.d_state], dim=-1)
         inputs = inputs.view(batch, length, self.n_head, self.headdim)
-        dt = F.softplus(dt.float() + self.dt_bias.float())
-        if self.dt_limit != (0.0, math.inf):
-            dt = dt.clamp(*self.dt_limit)
         y, ssm = ssd(
-            inputs, dt, -torch.exp(self.A_log.float()),
+            inputs, self.time_steps(dt), -torch.exp(self.A_log.float()),
             b.view(batch, length, self.n_groups, self.d_state), c.view(batch, length, self.n_groups, self.d_state),
             chunk_size=self.chunk_size, state=state.ssm if state else None, seq_idx=seq_idx,
         )
-        y = (y + self.D[:, None] * inputs).reshape(batch, length, self.d_inner)
+        y = torch.addcmul(y.float(), self.D.float()[:, None], inputs.float()).flatten(-2)
         if state is not None:
             state.update(conv=tail, ssm=ssm)
-        return self.out_proj(self.norm(y * F.silu(gate.float())).to(x.dtype))
+        return self.out_proj(self.norm(y, gate).to(x.dtype))
+
+    def time_steps(self, dt: Tensor) -> Tensor:
+        """dt (..., H) as projected -> time steps in float32, positive and inside the limits."""
+        dt = F.softplus(dt.float() + self.dt_bias.float())
+        return dt if self.dt_limit == (0.0, math.inf) else dt.clamp(*self.dt_limit)
+
+    def decode(self, xbc: Tensor, dt: Tensor, state: SSMState) -> Tensor:
+        """One token without gradients: xbc (B, channels) and dt (B, H) as projected -> y (B, inner) before the norm.
+
+        Writes the states in place; the same function as the long way, in a fifth of the operations.
+        """
+        state.check()
+        batch, groups, size = xbc.shape[0], self.n_groups, self.n_groups * self.d_state
+        window = torch.cat([state.conv, xbc[:, None]], dim=1)  # inputs of the convolution, this token's last
+        state.conv.copy_(window[:, 1:])
+        xbc = F.silu(conv_from_window(window, self.conv_weight, self.conv_bias)[:, 0].float(), inplace=True)
+        inputs, b, c = xbc.split([self.d_inner, size, size], dim=-1)
+        inputs = inputs.view(batch, self.n_head, self.headdim)
+        dt = self.time_steps(dt)
+        ssm = state.ssm.view(batch, groups, -1, self.d_state)  # (B, G, H/G * P, N)
+        state.ssm.mul_(torch.exp(dt * -torch.exp(self.A_log.float()))[..., None, None])
+        added = (inputs * dt[..., None]).view(batch, groups, -1, 1)
+        ssm.addcmul_(added, b.view(batch, groups, 1, self.d_state))
+        y = ssm.flatten(0, 1) @ c.reshape(batch * groups, self.d_state, 1)
+        return torch.addcmul(y.view_as(inputs), self.D.float()[:, None], inputs).view(batch, self.d_inner)

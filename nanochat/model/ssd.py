@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nanochat.model import cpu
+from nanochat.model.cpu.scan import ssd_cpu
+from nanochat.model.kernels import ssd_kernel
+
 
 def ssd_sequential(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, state: Tensor | None = None,
@@ -94,7 +98,12 @@ def ssd(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, chunk_size: int, state: Tensor | None = None,
     seq_idx: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The right form for the length: one step for one token, chunks otherwise. Shapes as in `ssd_sequential`."""
+    """The right form for the length and the device. Shapes as in `ssd_sequential`; chunks are `chunk_size` at most."""
+    kernel = ssd_kernel(x)
+    if kernel is not None:
+        return kernel(x, dt, A, B, C, chunk_size=chunk_size, state=state, seq_idx=seq_idx)
     if x.shape[1] == 1:
         return ssd_sequential(x, dt, A, B, C, state=state)
+    if cpu.takes(x):
+        return ssd_cpu(x, dt, A, B, C, chunk_size=chunk_size, state=state, seq_idx=seq_idx)
     return ssd_chunked(x, dt, A, B, C, chunk_size=chunk_size, state=state, seq_idx=seq_idx)
