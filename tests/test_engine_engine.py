@@ -1,6 +1,10 @@
 """The engine: answers in a batch are answers alone, streams join to the text, documents pay for the context."""
 
+import gc
 import re
+import runpy
+import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +18,7 @@ TOKENIZER = make_tokenizer()
 QUESTIONS = ["When?", "Who founded Brelith Institute?", "Gr\u00f6\u00dfe of the caf\u00e9?", "Where to at 07:45?"]
 CONVERSATIONS = [make_conversation(question, make_documents(count)) for count, question in enumerate(QUESTIONS)]
 CONVERSATIONS.append(make_conversation("Closed book?"))
-TIMES = ("first_token_s", "tokens_per_s")
+TIMES = ("first_token_s", "tokens_per_s", "cached_tokens", "drafted", "accepted")
 CITE = TOKENIZER.special("cite")
 
 
@@ -35,7 +39,7 @@ def forced(engine: Engine, ids: list[int]) -> Engine:
             return logits
 
     model = Writer(engine.model.config).eval()
-    return Engine(model, engine.tokenizer)
+    return Engine(model, engine.tokenizer, speculate=0)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -172,3 +176,69 @@ def test_generation_leaves_no_gradients_and_the_same_weights():
     engine.generate_batch(CONVERSATIONS, 4)
     assert all(parameter.grad is None for parameter in engine.model.parameters())
     assert all(torch.equal(before[name], tensor) for name, tensor in engine.model.state_dict().items())
+
+
+def test_a_stop_text_cuts_the_answer_before_it_and_keeps_its_citations():
+    ids = [CITE, TOKENIZER.doc(1), *TOKENIZER.encode(" Mira Solheim in 1931."), TOKENIZER.special("assistant_end")]
+    for stop, text in (("Sol", "Mira"), ("in", "Mira Solheim"), ("Mira", ""),
+                       ("1932", "Mira Solheim in 1931."), ("931.", "Mira Solheim in 1")):
+        whole, info = forced(make_engine(), ids).generate_from_conversation(CONVERSATIONS[3], stop=["nowhere", stop])
+        stream = forced(make_engine(), ids).stream(CONVERSATIONS[3], stop=["nowhere", stop])
+        assert whole == (f"{text} [2]" if text else "") == "".join(stream) == stream.text
+        assert info["answer"] == text and info["stop"] == stream.info["stop"] == ("stop" if stop != "1932" else "end")
+        assert [citation["slot"] for citation in info["citations"]] == ([1] if text else [])
+        [batched] = forced(make_engine(), ids).generate_batch([CONVERSATIONS[3]], stop=["nowhere", stop])
+        assert batched[0] == whole
+    with pytest.raises(ConfigError, match="stop is"):
+        make_engine().stream(CONVERSATIONS[0], stop=[" "])
+
+
+def test_a_second_question_over_the_same_documents_reads_only_what_is_new():
+    engine, plain = make_engine(), Engine(make_model("M,T"), TOKENIZER, prefix_cache_bytes=0)
+    documents = make_documents(3)
+    for number, question in enumerate(QUESTIONS):
+        conversation = make_conversation(question, documents)
+        text, info = engine.generate_from_conversation(conversation, 12)
+        assert text == plain.generate_from_conversation(conversation, 12)[0]
+        assert info["cached_tokens"] > 0.6 * info["num_prompt_tokens"] if number else info["cached_tokens"] == 0
+    _, info = engine.generate_batch([conversation], 12)[0]
+    assert info["cached_tokens"] == info["num_prompt_tokens"]
+
+
+def test_many_threads_share_one_engine():
+    engine, results = make_engine(), {}
+    expected = [engine.generate_from_conversation(conversation, 12)[0] for conversation in CONVERSATIONS]
+
+    def ask(number: int) -> None:
+        results[number] = "".join(engine.stream(CONVERSATIONS[number], 12))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(CONVERSATIONS))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [results[number] for number in range(len(CONVERSATIONS))] == expected
+
+
+def test_a_stream_nobody_holds_any_more_leaves_the_engine():
+    engine = make_engine()
+    stream = engine.stream(CONVERSATIONS[1], 100)
+    next(stream)
+    del stream
+    gc.collect()
+    engine.scheduler.run()
+    assert engine.scheduler.is_idle and engine.scheduler.num_bytes == 0
+    with pytest.raises(ConfigError, match="max_rows"):
+        Engine(engine.model, TOKENIZER, max_rows=0)
+
+
+def test_the_examples_of_the_documentation_run(monkeypatch, capsys, tmp_path):
+    text = (Path(__file__).parent.parent / "docs" / "engine.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 3
+    monkeypatch.setattr("nanochat.checkpoint_manager.load_model",
+                        lambda source, *, device, phase: (make_model("M,T"), TOKENIZER, {}))
+    (tmp_path / "examples.py").write_text("\n".join(blocks), encoding="utf-8")
+    names = runpy.run_path(str(tmp_path / "examples.py"))
+    assert len(names["answers"]) == 3 and names["handle"].ids
+    assert set(TOKENIZER.decode(names["handle"].ids)) <= set("0123456789") and capsys.readouterr().out

@@ -7,7 +7,7 @@ import torch
 from engine_stubs import make_tokenizer
 
 from nanochat.chat_format import parse_answer
-from nanochat.engine.grammar import AnswerGrammar, AnswerRows
+from nanochat.engine.grammar import AnswerGrammar
 
 TOKENIZER = make_tokenizer()
 CITE, END, ABSTAIN = (TOKENIZER.special(name) for name in ("cite", "assistant_end", "abstain"))
@@ -121,7 +121,7 @@ def test_rows_start_fresh():
     first = grammar.begin([1])
     for id in (CITE, TOKENIZER.doc(0), WORD, END):
         first.advance([0], torch.tensor([id]))
-    second: AnswerRows = grammar.begin([1])
+    second = grammar.begin([1])
     assert second.allowed([0])[0, ABSTAIN]
 
 

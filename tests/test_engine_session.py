@@ -1,9 +1,15 @@
-"""Laws of a session: a row in company is the row alone, given and sampled tokens are told apart, forks go their way."""
+"""Laws of a session: a row in company is the row alone, given and sampled tokens are told apart, forks go their way.
+
+What was read before is not read again, and rows go back to a mark exactly.
+"""
+
+from collections.abc import Callable
 
 import pytest
 import torch
 from engine_stubs import PATTERNS, make_model
 
+from nanochat.engine.prefix_cache import PrefixCache
 from nanochat.engine.sampling import SamplingParams
 from nanochat.engine.session import Session, plan_steps
 from nanochat.model import LanguageModel
@@ -121,3 +127,140 @@ def test_leaving_the_steps_early_keeps_a_valid_session():
     steps.close()
     assert [len(row.ids) for row in session.rows] == [9, 3, 7]
     assert_logits_as_alone(session, [0, 1, 2])
+
+
+def make_prefix_cache(model: LanguageModel, **options: object) -> PrefixCache:
+    return PrefixCache(model, **({"max_bytes": 10**7} | options))
+
+
+def count_tokens_read(session: Session, work: Callable[[], object]) -> int:
+    """How many tokens the model reads meanwhile."""
+    read, features = [], session.model.features
+
+    def counting(ids: torch.Tensor, *arguments: object, **options: object) -> torch.Tensor:
+        read.append(ids.numel())
+        return features(ids, *arguments, **options)
+
+    session.model.features = counting
+    try:
+        work()
+    finally:
+        del session.model.features
+    return sum(read)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_what_rows_begin_with_in_common_is_read_once(pattern):
+    model = make_model(pattern)
+    stem, other = random_rows([70, 50])
+    tails = random_rows([5, 9, 1, 40, 40, 3], seed=1)
+    rows = [stem + tails[0], stem + tails[1], other + tails[2], stem + tails[3] + [1], stem + tails[3] + [2, 3],
+            other + tails[5], stem + tails[0], tails[4], tails[4]]
+    session = Session(model, len(rows))
+    read = count_tokens_read(session, lambda: session.extend(range(len(rows)), rows))
+    assert read == 70 + 50 + 2 * 5 + 9 + 1 + 40 + 1 + 2 + 3 + 40
+    assert [row.ids for row in session.rows] == rows
+    assert_logits_as_alone(session, list(range(len(rows))))
+    # what was copied goes its own way
+    session.sample(SamplingParams(max_tokens=3, temperature=2.0), stop_ids=())
+    assert session.rows[0].ids != session.rows[6].ids
+    assert_logits_as_alone(session, list(range(len(rows))))
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_prefix_cache_changes_what_is_read_and_nothing_else(pattern):
+    model = make_model(pattern)
+    documents, *questions = random_rows([60, 7, 12, 3])
+    prefixes = make_prefix_cache(model)
+    params = SamplingParams(max_tokens=6, temperature=0.7)
+    for number, question in enumerate(questions):
+        session, plain = (Session(model, 1, seed=number, prefix_cache=each) for each in (prefixes, None))
+        ids = documents + question
+        read = count_tokens_read(session, lambda s=session, i=ids: s.extend([0], [i], boundaries=[[60]]))
+        assert read == len(question) + (0 if number else 60)
+        plain.extend([0], [documents + question])
+        assert session.sample(params, stop_ids=()) == plain.sample(params, stop_ids=())
+        assert_logits_as_alone(session, [0])
+        session.keep()
+        # a next turn begins with all that was read
+        turn = Session(model, 1, prefix_cache=prefixes)
+        more = [*session.rows[0].ids, 5, 6]
+        assert count_tokens_read(turn, lambda t=turn, m=more: t.extend([0], [m])) <= 3
+        assert_logits_as_alone(turn, [0])
+    # the same prompt again: nothing to read
+    session = Session(model, 2, prefix_cache=prefixes)
+    ids = documents + questions[1]
+    assert count_tokens_read(session, lambda: session.extend([0, 1], [ids, ids])) == 0
+    assert_logits_as_alone(session, [0, 1])
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_rows_go_back_to_a_mark_with_ids_logits_and_chance(pattern):
+    model, rows = make_model(pattern), random_rows([6, 3, 11])
+    params = SamplingParams(max_tokens=5, temperature=1.5)
+    session = Session(model, 4)
+    session.extend([0, 1, 2], rows)
+    session.sample(params, stop_ids=(), rows=[0, 1])  # the last id of these is not read yet
+    before = [(list(row.ids), list(row.mask), list(row.logprobs)) for row in session.rows]
+    mark = session.mark()
+    first = session.sample(params, stop_ids=(), rows=[0, 1, 2])
+    session.extend([3], random_rows([4], seed=3))
+    session.rollback(mark, [2, 0, 3])
+    for number, row in enumerate(session.rows):
+        assert ((row.ids, row.mask, row.logprobs) == before[number]) == (number != 1)
+    assert session.rows[1].ids == before[1][0] + first[1]
+    assert_logits_as_alone(session, [0, 1, 2])
+    # the same chance again, and other ids where others were given meanwhile
+    assert session.sample(params, stop_ids=(), rows=[0, 2]) == [first[0], first[2]]
+    session.rollback(mark)
+    session.extend([0, 3], random_rows([9, 2], seed=4))
+    assert_logits_as_alone(session, [0, 1, 2, 3])
+
+
+def test_a_mark_is_void_for_rows_that_went_back_further():
+    session = Session(make_model("M,T"), 2)
+    session.extend([0, 1], random_rows([6, 3]))
+    early = session.mark()
+    session.extend([0, 1], random_rows([2, 2], seed=1))
+    late = session.mark()
+    session.rollback(early, [0])
+    session.extend([0], random_rows([5], seed=2))
+    session.rollback(late, [1])
+    with pytest.raises(AssertionError, match="cannot go back"):
+        session.rollback(late, [0])
+    session.rollback(early)
+    assert [row.ids for row in session.rows] == random_rows([6, 3])
+    assert_logits_as_alone(session, [0, 1])
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_rows_sample_by_their_own_params(pattern):
+    model, rows = make_model(pattern), random_rows([6, 3, 11])
+    params = [SamplingParams(max_tokens=4, temperature=0.0), SamplingParams(max_tokens=9, temperature=1.2),
+              SamplingParams(max_tokens=2, temperature=0.8, top_k=5)]
+    together = Session(model, 3, seed=2)
+    together.extend(range(3), rows)
+    sampled = together.sample(params, stop_ids=())
+    assert [len(ids) for ids in sampled] == [4, 9, 2]
+    for number, row in enumerate(rows):
+        alone = Session(model, 1, seed=2, numbers=[number])
+        alone.extend([0], [row])
+        assert alone.sample(params[number], stop_ids=()) == [sampled[number]]
+    assert together.cache.lengths.tolist() == [9, 11, 12]
+    assert_logits_as_alone(together, [2, 0, 1])
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_row_that_begins_with_a_long_known_prompt_does_not_disturb_the_others(pattern):
+    model = make_model(pattern)
+    short, known = random_rows([5, 90])
+    prefixes = make_prefix_cache(model)
+    Session(model, 1, prefix_cache=prefixes).extend([0], [known])
+    session = Session(model, 2, prefix_cache=prefixes)
+    session.extend([0], [short])
+    few = SamplingParams(temperature=0, max_tokens=3)
+    session.sample(few, stop_ids=(), rows=[0])
+    # all of it is known: the cache grows without a forward
+    assert count_tokens_read(session, lambda: session.extend([1], [known])) == 0
+    session.sample(few, stop_ids=(), rows=[0])
+    assert_logits_as_alone(session, [0, 1])

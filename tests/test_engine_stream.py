@@ -1,12 +1,13 @@
 """Text while it arrives: whole characters, no quadratic work, pieces that join to the whole."""
 
 import random
+import time
 
 import pytest
 from engine_stubs import TEXTS, make_tokenizer
 
 from nanochat.chat_format import parse_answer
-from nanochat.engine.stream import ABSTAIN_TEXT, AnswerDecoder, TextDecoder, answer_text
+from nanochat.engine.stream import ABSTAIN_TEXT, AnswerDecoder, TextDecoder, TextStop, answer_text, first_stop
 
 TOKENIZER = make_tokenizer()
 REPLACEMENT = "\ufffd"
@@ -53,6 +54,38 @@ def test_no_more_than_a_few_ids_are_decoded_again():
         for id in ids:
             decoder.push(id)
         assert CountingTokenizer.num_ids <= 20 * len(ids), f"{CountingTokenizer.num_ids} ids decoded for {len(ids)}"
+
+
+def test_two_thousand_ids_of_odd_text_take_four_times_as_long_as_five_hundred():
+    """Processor time of a whole answer, byte by byte, with stop texts: linear in its length."""
+    words = [id for id in range(TOKENIZER.vocab_size) if not TOKENIZER.is_reserved(id)]
+    rng = random.Random(4)
+    ids = [rng.choice(words[:256]) for _ in range(2000)]
+
+    def seconds(count: int) -> float:
+        times = []
+        for _ in range(5):
+            decoder, start = AnswerDecoder(TOKENIZER, stop=["never there", "\ufffe"]), time.process_time()
+            text = "".join([*(decoder.push(id) for id in ids[:count]), decoder.finish()])
+            times.append(time.process_time() - start)
+        assert text == TOKENIZER.decode(ids[:count]).strip()
+        return min(times)
+
+    short, long = seconds(500), seconds(2000)
+    assert long < 8 * short, f"{long * 1e3:.1f} ms for 2,000 ids, {short * 1e3:.1f} ms for 500"
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 100])
+def test_a_stop_is_found_wherever_pieces_are_cut(size):
+    rng = random.Random(size)
+    for _ in range(300):
+        text = "".join(rng.choice("ab \n") for _ in range(rng.randrange(30))).strip()
+        stops = ["".join(rng.choice("ab ") for _ in range(rng.randrange(4))) + rng.choice("ab") for _ in range(2)]
+        stop = TextStop(stops)
+        pieces = [stop.push(text[start : start + size]) for start in range(0, len(text), size)]
+        cut = first_stop(text, stops)
+        assert "".join([*pieces, stop.finish()]) == (text if cut < 0 else text[:cut].rstrip()), (text, stops)
+        assert stop.is_hit == (cut >= 0)
 
 
 def mark(name: str) -> int:

@@ -1,9 +1,16 @@
-"""Answering: batched sampling over one cache, answers that keep a grammar, text while it is written."""
+"""Answering: many rows over one cache, answers that keep a grammar, text while it is written."""
 
 from nanochat.engine.engine import AnswerStream, Engine
 from nanochat.engine.grammar import AnswerGrammar
+from nanochat.engine.prefix_cache import PrefixCache
+from nanochat.engine.request import Handle, Request, RequestFailed, RequestRefused
+from nanochat.engine.rules import RowRule, RuleRows
 from nanochat.engine.sampling import SamplingParams
+from nanochat.engine.scheduler import Scheduler
 from nanochat.engine.session import Session
 from nanochat.engine.stream import ABSTAIN_TEXT
 
-__all__ = ["ABSTAIN_TEXT", "AnswerGrammar", "AnswerStream", "Engine", "SamplingParams", "Session"]
+__all__ = [
+    "ABSTAIN_TEXT", "AnswerGrammar", "AnswerStream", "Engine", "Handle", "PrefixCache", "Request", "RequestFailed",
+    "RequestRefused", "RowRule", "RuleRows", "SamplingParams", "Scheduler", "Session",
+]

@@ -1,36 +1,67 @@
 """The engine: conversations in, grounded answers out; many rows at once, or one as a stream of text."""
 
-import time
+import weakref
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from nanochat.chat_format import Rendered, parse_answer, render
+from nanochat.chat_format import ParsedAnswer, Rendered, parse_answer, render
 from nanochat.engine.grammar import AnswerGrammar
+from nanochat.engine.prefill import MIN_SHARED
+from nanochat.engine.prefix_cache import PrefixCache
+from nanochat.engine.request import Handle, Request
 from nanochat.engine.sampling import SamplingParams
-from nanochat.engine.session import Session
+from nanochat.engine.scheduler import Scheduler
 from nanochat.engine.stream import AnswerDecoder, answer_text
-from nanochat.errors import UserError
+from nanochat.errors import ConfigError, UserError
 from nanochat.model import LanguageModel
 from nanochat.tokenizer import Tokenizer
 
 Conversation = Mapping[str, Any]
+PREFIX_CACHE_BYTES = 256 * 2**20
+SPECULATE = 8  # on a CPU, where reading nine tokens costs little more than reading one
 
 
 class Engine:
-    """Generation for one model and its tokenizer.
+    """Generation for one model and its tokenizer; methods may be called from several threads, whose rows run together.
 
     Every answer keeps the grammar of nanochat.engine.grammar, so citations always resolve to shown documents.
     must_cite=False also allows answers without a citation where documents were shown.
+
+    prefix_cache_bytes: what may be kept of prompts and answers, so that a later question over the same documents, or a
+    next turn, reads only what is new; 0 keeps nothing. speculate: how many ids may be guessed from the prompt and read
+    together; 0 guesses nothing, None lets the device decide. max_rows: answers written at a time. None of them changes
+    an answer.
     """
 
-    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, *, must_cite: bool = True) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        *,
+        must_cite: bool = True,
+        prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
+        speculate: int | None = None,
+        max_rows: int = 64,
+    ) -> None:
         assert tokenizer.vocab_size <= model.config.vocab_size, (
             f"tokenizer has {tokenizer.vocab_size} ids, model {model.config.vocab_size}"
         )
+        if speculate is None:
+            speculate = SPECULATE if model.device.type == "cpu" else 0
+        for name, value, least in (("prefix_cache_bytes", prefix_cache_bytes, 0), ("speculate", speculate, 0),
+                                   ("max_rows", max_rows, 1)):
+            if value < least:
+                raise ConfigError(f"{name} is {value}, must be at least {least}", hint="leave it out for the default")
         self.model, self.tokenizer = model, tokenizer
         self._grammar = AnswerGrammar(
             tokenizer, num_ids=model.config.vocab_size, must_cite=must_cite, device=model.device
         )
+        self.prefix_cache = PrefixCache(
+            model, max_bytes=prefix_cache_bytes, boundary_ids=[tokenizer.special("results_end")]
+        ) if prefix_cache_bytes else None
+        self.scheduler = Scheduler(model, max_rows=max_rows, prefix_cache=self.prefix_cache, speculate=speculate)
 
     def generate_from_conversation(
         self,
@@ -39,18 +70,27 @@ class Engine:
         *,
         temperature: float = 0.0,
         top_k: int = 0,
+        top_p: float = 1.0,
         seed: int = 0,
+        stop: Sequence[str] = (),
     ) -> tuple[str, dict[str, Any]]:
         """The answer to a conversation's last question: its text, such as "Torvik [2]", and an info record.
 
         info: answer (text without markers), citations ({slot, number, id, title} each), abstained, documents (those
         shown, number n stands at n-1), dropped (documents left out or trimmed for want of room), num_prompt_tokens,
-        num_tokens, stop ("end" or "length"), first_token_s, tokens_per_s (after the first token, 0 when there is none).
+        cached_tokens (of the prompt, not read again), num_tokens, drafted and accepted (tokens guessed, and right),
+        stop ("end", "stop" or "length"), first_token_s (after the call), tokens_per_s (after the first token, 0 when
+        there is none).
 
-        Documents pay for the model's context, sequence_len less max_tokens, of which at most a quarter of the context
-        is set aside. Raises UserError when the conversation does not fit even without documents.
+        stop: texts that end the answer, which is cut before the first of them. Documents pay for the model's context,
+        sequence_len less max_tokens, of which at most a quarter of the context is set aside. Raises UserError when the
+        conversation does not fit even without documents.
         """
-        return self.generate_batch([conversation], max_tokens, temperature=temperature, top_k=top_k, seed=seed)[0]
+        stream = self.stream(conversation, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
+                             stop=stop)
+        for _ in stream:
+            pass
+        return stream.text, stream.info
 
     def generate_batch(
         self,
@@ -59,25 +99,39 @@ class Engine:
         *,
         temperature: float = 0.0,
         top_k: int = 0,
+        top_p: float = 1.0,
         seed: int = 0,
+        stop: Sequence[str] = (),
         batch_size: int = 64,
     ) -> list[tuple[str, dict[str, Any]]]:
-        """generate_from_conversation for many at once, in order; batch_size rows share a forward, of similar length.
+        """generate_from_conversation for many at once, in order; up to batch_size of them run at a time.
 
         A row's greedy answer is the one it would get alone; row i samples with the random numbers of (seed, i).
-        Times in info are those of the rows that ran together.
         """
-        params = SamplingParams(temperature=temperature, top_k=top_k, max_tokens=max_tokens)
+        params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, max_tokens=max_tokens, seed=seed,
+                                stop_ids=(self._grammar.end,))
         prompts = [self._prompt(conversation, max_tokens) for conversation in conversations]
-        order = sorted(range(len(prompts)), key=lambda number: len(prompts[number].ids))
-        results: dict[int, tuple[str, dict[str, Any]]] = {}
-        for start in range(0, len(order), batch_size):
-            numbers = order[start : start + batch_size]
-            run = _Run(self, [prompts[number] for number in numbers], params, seed=seed, numbers=numbers)
-            for _ in run.steps():
-                pass
-            results.update(zip(numbers, run.results(), strict=True))
-        return [results[number] for number in range(len(prompts))]
+        heads: dict[tuple[int, ...], int] = {}  # first ids -> longest prompt that begins with them
+        for prompt in prompts:
+            heads[tuple(prompt.ids[:MIN_SHARED])] = max(heads.get(tuple(prompt.ids[:MIN_SHARED]), 0), len(prompt.ids))
+
+        def place(number: int) -> tuple[Any, ...]:
+            # what begins alike is read once, what is of similar length in few forwards
+            ids = prompts[number].ids
+            return heads[tuple(ids[:MIN_SHARED])], ids[:MIN_SHARED], len(ids)
+
+        waiting = deque(sorted(range(len(prompts)), key=place))
+        streams: dict[int, AnswerStream] = {}
+        running: list[AnswerStream] = []
+        while waiting or running:
+            while waiting and len(running) < batch_size:
+                number = waiting.popleft()
+                streams[number] = AnswerStream(self, prompts[number], params, number=number, stop=stop,
+                                               keep=len(prompts) == 1)
+                running.append(streams[number])
+            self.scheduler.step()
+            running = [stream for stream in running if not stream.take_in()]
+        return [(streams[number].text, streams[number].info) for number in range(len(prompts))]
 
     def stream(
         self,
@@ -86,11 +140,14 @@ class Engine:
         *,
         temperature: float = 0.0,
         top_k: int = 0,
+        top_p: float = 1.0,
         seed: int = 0,
+        stop: Sequence[str] = (),
     ) -> "AnswerStream":
         """The answer piece by piece; joined they are the text of generate_from_conversation. Errors come at once."""
-        params = SamplingParams(temperature=temperature, top_k=top_k, max_tokens=max_tokens)
-        return AnswerStream(_Run(self, [self._prompt(conversation, max_tokens)], params, seed=seed, numbers=[0]))
+        params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, max_tokens=max_tokens, seed=seed,
+                                stop_ids=(self._grammar.end,))
+        return AnswerStream(self, self._prompt(conversation, max_tokens), params, stop=stop)
 
     def _prompt(self, conversation: Conversation, max_tokens: int) -> Rendered:
         context = self.model.config.sequence_len
@@ -104,16 +161,30 @@ class Engine:
             )
         return prompt
 
+    def _submit(self, prompt: Rendered, params: SamplingParams, *, number: int, keep: bool) -> Handle:
+        searched = self.tokenizer.special("results_start") in prompt.ids
+        return self.scheduler.submit(Request(
+            ids=prompt.ids, params=params, number=number, keep=keep,
+            rule=lambda: self._grammar.begin_row(len(prompt.documents), searched=searched),
+        ))
+
 
 class AnswerStream:
     """An iterator over the pieces of one answer; afterwards `text` and `info` are those of generate_from_conversation.
 
-    When the reader stops early they describe what was written so far.
+    When the reader stops early they describe what was read so far, and the answer is not written on.
     """
 
-    def __init__(self, run: "_Run") -> None:
-        self._run = run
+    def __init__(
+        self, engine: Engine, prompt: Rendered, params: SamplingParams, *, number: int = 0, stop: Sequence[str] = (),
+        keep: bool = True,
+    ) -> None:
+        self._tokenizer, self._prompt, self._scheduler = engine.tokenizer, prompt, engine.scheduler
+        self._decoder = AnswerDecoder(engine.tokenizer, stop=stop)
+        self._handle = engine._submit(prompt, params, number=number, keep=keep)
+        self._ids: list[int] = []  # those read so far
         self._pieces = self._decode()
+        weakref.finalize(self, self._handle.cancel)
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -121,63 +192,21 @@ class AnswerStream:
     def __next__(self) -> str:
         return next(self._pieces)
 
+    def take_in(self) -> bool:
+        """Read what has arrived; whether the answer is complete. Raises what ended it, if something did."""
+        for _ in self._arrived():
+            pass
+        return self._is_complete()
+
     @property
     def text(self) -> str:
-        return self._run.results()[0][0]
+        return answer_text(self._answer())
 
     @property
     def info(self) -> dict[str, Any]:
-        return self._run.results()[0][1]
-
-    def _decode(self) -> Iterator[str]:
-        decoder = AnswerDecoder(self._run.engine.tokenizer)
-        for step in self._run.steps():
-            for _, id in step:
-                if piece := decoder.push(id):
-                    yield piece
-        if piece := decoder.finish():
-            yield piece
-
-
-class _Run:
-    """Rows that are answered together, with their clock."""
-
-    def __init__(
-        self, engine: Engine, prompts: Sequence[Rendered], params: SamplingParams, *, seed: int, numbers: Sequence[int]
-    ) -> None:
-        self.engine, self.prompts, self.params = engine, prompts, params
-        self.session = Session(engine.model, len(prompts), seed=seed, numbers=numbers)
-        self.num_first = self.num_sampled = 0
-        self.first_token_s = self.after_first_s = 0.0
-
-    def steps(self) -> Iterator[list[tuple[int, int]]]:
-        """The (row, id) pairs of each step, from the prompts to the last answer's end."""
-        grammar = self.engine._grammar
-        started = time.perf_counter()
-        self.session.extend(range(len(self.prompts)), [prompt.ids for prompt in self.prompts])
-        results = self.engine.tokenizer.special("results_start")
-        searched = [results in prompt.ids for prompt in self.prompts]
-        rule = grammar.begin([len(prompt.documents) for prompt in self.prompts], searched=searched)
-        for step in self.session.steps(self.params, stop_ids=(grammar.end,), rule=rule):
-            now = time.perf_counter()
-            if not self.num_sampled:
-                self.first_token_s, self.num_first = now - started, len(step)
-            self.after_first_s = now - started - self.first_token_s
-            self.num_sampled += len(step)
-            yield step
-
-    def results(self) -> list[tuple[str, dict[str, Any]]]:
-        """Text and info of each row."""
-        return [
-            self._result(prompt, row.ids[len(prompt.ids) :])
-            for prompt, row in zip(self.prompts, self.session.rows, strict=True)
-        ]
-
-    def _result(self, prompt: Rendered, ids: list[int]) -> tuple[str, dict[str, Any]]:
-        answer = parse_answer(ids, self.engine.tokenizer, prompt.documents)
-        documents = prompt.documents
-        later = self.num_sampled - self.num_first
-        info = {
+        answer, documents, handle = self._answer(), self._prompt.documents, self._handle
+        seconds = handle.last_token_s - handle.first_token_s
+        return {
             "answer": answer.text,
             "citations": [
                 {"slot": slot, "number": slot + 1, "id": documents[slot]["id"], "title": documents[slot]["title"]}
@@ -185,11 +214,44 @@ class _Run:
             ],
             "abstained": answer.abstained,
             "documents": documents,
-            "dropped": prompt.dropped,
-            "num_prompt_tokens": len(prompt.ids),
-            "num_tokens": len(ids),
-            "stop": "end" if answer.is_finished else "length",
-            "first_token_s": self.first_token_s,
-            "tokens_per_s": later / self.after_first_s if later else 0.0,
+            "dropped": self._prompt.dropped,
+            "num_prompt_tokens": len(self._prompt.ids),
+            "cached_tokens": handle.cached_tokens,
+            "num_tokens": len(self._ids),
+            "drafted": handle.drafted,
+            "accepted": handle.accepted,
+            "stop": "stop" if self._decoder.is_stopped else "end" if answer.is_finished else "length",
+            "first_token_s": handle.first_token_s,
+            "tokens_per_s": (len(handle.ids) - 1) / seconds if seconds else 0.0,
         }
-        return answer_text(answer), info
+
+    def _answer(self) -> ParsedAnswer:
+        answer = parse_answer(self._ids, self._tokenizer, self._prompt.documents)
+        if not self._decoder.is_stopped:
+            return answer
+        text = self._decoder.cut(answer.text)
+        return replace(answer, text=text, citations=answer.citations if text else [])
+
+    def _arrived(self) -> Iterator[str]:
+        """Pieces of what has arrived and was not read."""
+        while len(self._ids) < len(self._handle.ids) and not self._decoder.is_stopped:
+            self._ids.append(self._handle.ids[len(self._ids)])
+            piece = self._decoder.push(self._ids[-1])
+            if self._decoder.is_stopped:
+                self._handle.cancel()
+            yield piece
+
+    def _is_complete(self) -> bool:
+        is_done = self._handle.is_done and len(self._ids) == len(self._handle.ids)
+        if is_done and self._handle.error is not None:
+            raise self._handle.error
+        return is_done or self._decoder.is_stopped
+
+    def _decode(self) -> Iterator[str]:
+        while True:
+            yield from filter(None, self._arrived())
+            if self._is_complete():
+                break
+            self._scheduler.step()
+        if piece := self._decoder.finish():
+            yield piece

@@ -7,11 +7,13 @@ A cited slot is one of a document that was shown, and each is cited once, so cit
 white space alone.
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from nanochat.engine.rules import RuleRows
 from nanochat.tokenizer import NUM_DOC_SLOTS, Tokenizer
 
 # states of a row
@@ -32,7 +34,7 @@ STEPS: dict[int, dict[int, int]] = {
 
 
 class AnswerGrammar:
-    """The grammar over one tokenizer's ids; begin() follows a batch of rows through it.
+    """The grammar over one tokenizer's ids; begin_row() follows one answer through it, begin() a batch of them.
 
     num_ids: width of the model's logits, which may exceed the tokenizer's vocabulary; ids beyond it are forbidden.
     must_cite: a row that was shown documents begins its answer with a citation, or abstains.
@@ -47,52 +49,82 @@ class AnswerGrammar:
         kinds = torch.tensor([_kind(tokenizer, id) for id in range(num_ids)])
         kinds[docs], kinds[tokenizer.special("abstain")] = IS_DOC, IS_ABSTAIN
         kinds[self.cite], kinds[self.end] = IS_CITE, IS_END
-        next_state = torch.full((len(STEPS), IS_END + 1), -1)
-        for state, step in STEPS.items():
-            for kind, following in step.items():
-                next_state[state, kind] = following
-        self.is_text = ((kinds == IS_TEXT) | (kinds == IS_SPACE)).to(device)  # (V,)
-        self.docs = torch.tensor(docs, device=device)  # (S,)
-        self.next_state = next_state[:, kinds].to(device)  # (states, V), -1 where forbidden
-        self.device = self.docs.device
+        self.kinds = bytes(kinds.tolist())  # (V,) kind of each id
+        self.slots = {id: slot for slot, id in enumerate(docs)}
+        self.docs = torch.tensor(docs)  # (S,)
+        # masks by kind of what is allowed; the only others are those of single slots
+        self._masks = {
+            allowed: torch.isin(kinds, torch.tensor(allowed, dtype=kinds.dtype)).to(device)
+            for allowed in {_allowed_kinds(state, owes, is_open) for state in STEPS for owes in (False, True)
+                            for is_open in (False, True)}
+        }
+        self.device = torch.device(device)
 
-    def begin(self, num_documents: Sequence[int], *, searched: Sequence[bool] | None = None) -> "AnswerRows":
-        """Rows about to start an answer; num_documents: how many each was shown, in slots 0 ... n-1.
+    def begin_row(self, num_documents: int, *, searched: bool | None = None) -> "AnswerRule":
+        """The rule of a row about to start an answer; num_documents: how many it was shown, in slots 0 ... n-1.
 
         searched: whether results were given, if only empty ones; by default where documents are shown. With must_cite a
         row that was searched for and shown nothing can only abstain.
         """
-        return AnswerRows(self, num_documents, [n > 0 for n in num_documents] if searched is None else searched)
+        searched = num_documents > 0 if searched is None else searched
+        return AnswerRule(self, START, frozenset(range(num_documents)), searched and self.must_cite)
+
+    def begin(self, num_documents: Sequence[int], *, searched: Sequence[bool] | None = None) -> RuleRows:
+        """begin_row() for all rows of a session: num_documents and searched per row."""
+        known = [None] * len(num_documents) if searched is None else searched
+        return RuleRows([self.begin_row(n, searched=s) for n, s in zip(num_documents, known, strict=True)])
+
+    def mask(self, state: int, is_open: frozenset[int], owes_citation: bool) -> Tensor:
+        """(V,) bool: which ids may come next."""
+        if state == CITE:
+            mask = torch.zeros(len(self.kinds), dtype=torch.bool)
+            mask[self.docs[sorted(is_open)]] = True
+            return mask.to(self.device)
+        return self._masks[_allowed_kinds(state, owes_citation, bool(is_open))]
 
 
-class AnswerRows:
-    """Where each row of a batch stands in its answer: the session's rule."""
+class AnswerRule:
+    """Where one row stands in its answer."""
 
-    def __init__(self, grammar: AnswerGrammar, num_documents: Sequence[int], searched: Sequence[bool]) -> None:
-        self._grammar = grammar
-        counts = torch.tensor(list(num_documents), dtype=torch.long, device=grammar.device)
-        self._states = torch.full_like(counts, START)  # (B,)
-        self._open = torch.arange(NUM_DOC_SLOTS, device=grammar.device) < counts[:, None]  # (B, S) shown, not yet cited
-        self._owes_citation = torch.tensor(list(searched), device=grammar.device) & grammar.must_cite
+    __slots__ = ("_grammar", "_is_open", "_owes_citation", "_state")
 
-    def allowed(self, rows: Sequence[int]) -> Tensor:
-        """(len(rows), V) bool: which ids may come next in each row."""
-        grammar, index = self._grammar, torch.tensor(rows, device=self._grammar.device)
-        states, open_slots = self._states[index], self._open[index]
-        allowed = grammar.next_state[states] >= 0
-        allowed[:, grammar.cite] &= open_slots.any(dim=-1)
-        allowed[:, grammar.docs] &= open_slots
-        uncited = (states == START) & self._owes_citation[index]
-        allowed &= ~(uncited[:, None] & grammar.is_text)
-        return allowed
+    def __init__(self, grammar: AnswerGrammar, state: int, is_open: frozenset[int], owes_citation: bool) -> None:
+        self._grammar, self._state = grammar, state
+        self._is_open = is_open  # slots shown and not yet cited
+        self._owes_citation = owes_citation
 
-    def advance(self, rows: Sequence[int], ids: Tensor) -> None:
-        """Take note of the ids (len(rows),) that were appended to rows."""
-        grammar, index = self._grammar, torch.tensor(rows, device=self._grammar.device)
-        states = grammar.next_state[self._states[index], ids]
-        assert bool((states >= 0).all()), f"ids {ids.tolist()} are not allowed by the answer grammar"
-        self._states[index] = states
-        self._open[index] &= grammar.docs != ids[:, None]
+    def allowed(self) -> Tensor:
+        """(V,) bool, as RowRule says."""
+        return self._grammar.mask(self._state, self._is_open, self._owes_citation)
+
+    def advance(self, id: int) -> None:
+        """Take note of the id that was appended."""
+        kind = self._grammar.kinds[id]
+        following = STEPS[self._state].get(kind) if self._permits(kind, id) else None
+        assert following is not None, f"id {id} is not allowed by the answer grammar"
+        self._state = following
+        if kind == IS_DOC:
+            self._is_open -= {self._grammar.slots[id]}
+
+    def fork(self) -> "AnswerRule":
+        """A copy that goes its own way."""
+        return AnswerRule(self._grammar, self._state, self._is_open, self._owes_citation)
+
+    def _permits(self, kind: int, id: int) -> bool:
+        if self._state == CITE:
+            return self._grammar.slots.get(id) in self._is_open
+        return kind in _allowed_kinds(self._state, self._owes_citation, bool(self._is_open))
+
+
+@functools.cache
+def _allowed_kinds(state: int, owes_citation: bool, is_open: bool) -> tuple[int, ...]:
+    """Kinds of ids that may come, in a state, with or without a citation owed, with or without slots left to cite."""
+    kinds = set(STEPS[state])
+    if not is_open:
+        kinds -= {IS_CITE}
+    if state == START and owes_citation:
+        kinds -= {IS_TEXT, IS_SPACE}
+    return tuple(sorted(kinds))
 
 
 def _kind(tokenizer: Tokenizer, id: int) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from nanochat.chat_format import ParsedAnswer
+from nanochat.errors import ConfigError
 from nanochat.tokenizer import Tokenizer
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -60,16 +61,60 @@ class TextDecoder:
         return body
 
 
+class TextStop:
+    """Lets pieces of text through up to the first of some texts; what may be the beginning of one waits.
+
+    The pieces joined are the whole text cut before the first stop, without white space at the cut.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        if any(not text.strip() for text in stops):
+            raise ConfigError(f"stop is {list(stops)}: white space alone is stripped from answers",
+                              hint="give texts with at least one other character")
+        self._stops = tuple(stops)
+        self._held = ""
+        self.is_hit = False
+
+    def push(self, piece: str) -> str:
+        """What of the text is certain now."""
+        if not self._stops or self.is_hit:
+            return "" if self.is_hit else piece
+        self._held += piece
+        cut = first_stop(self._held, self._stops)
+        if cut >= 0:
+            self.is_hit = True
+            text, self._held = self._held[:cut].rstrip(), ""
+            return text
+        longest = max(map(len, self._stops)) - 1
+        begun = (length for length in range(min(longest, len(self._held)), 0, -1)
+                 if any(stop.startswith(self._held[-length:]) for stop in self._stops))
+        free = self._held[: len(self._held) - next(begun, 0)].rstrip()
+        self._held = self._held[len(free) :]
+        return free
+
+    def finish(self) -> str:
+        """What was still waiting."""
+        rest, self._held = self._held, ""
+        return rest
+
+
+def first_stop(text: str, stops: Sequence[str]) -> int:
+    """Where the first of the stops begins in a text; -1 without one."""
+    return min((place for stop in stops if (place := text.find(stop)) >= 0), default=-1)
+
+
 class AnswerDecoder:
     """Ids of an answer in, pieces of it out: text, then " [1][3]" for its citations; abstaining gives one sentence.
 
     The ids keep the answer grammar: the model cites first and answers then. A reader sees the marks behind the text
-    they belong to, and none when the answer was cut before its text.
+    they belong to, and none when the answer was cut before its text. stop: texts that end the answer before them.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, stop: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
         self._text = TextDecoder(tokenizer)
+        self._stop, self._stops = TextStop(stop), tuple(stop)
+        self._has_text = False
         self._slots: list[int] = []
 
     def push(self, id: int) -> str:
@@ -80,12 +125,25 @@ class AnswerDecoder:
         if slot is not None:
             self._slots.append(slot)
             return ""
-        return "" if self._tokenizer.is_reserved(id) else self._text.push(id)
+        return "" if self._tokenizer.is_reserved(id) else self._emit(self._stop.push(self._text.push(id)))
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a stop was met: what is pushed now adds nothing."""
+        return self._stop.is_hit
+
+    def cut(self, text: str) -> str:
+        """The whole text of an answer as far as the pieces go that met a stop."""
+        return text[: first_stop(text, self._stops)].rstrip()
 
     def finish(self) -> str:
         """What was still waiting, and the marks. Ends the answer: nothing can be pushed afterwards."""
-        rest = self._text.finish()
-        return f"{rest} {_marks(self._slots)}" if self._slots and self._text.has_text else rest
+        rest = self._emit(self._stop.push(self._text.finish()) + self._stop.finish())
+        return f"{rest} {_marks(self._slots)}" if self._slots and self._has_text else rest
+
+    def _emit(self, piece: str) -> str:
+        self._has_text = self._has_text or bool(piece)
+        return piece
 
 
 def answer_text(answer: ParsedAnswer) -> str:

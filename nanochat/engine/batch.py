@@ -1,0 +1,299 @@
+"""The rows that write: one cache, its leading places taken, one forward for all of them and a choice for each."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from nanochat.engine.cuda_graphs import DecodeGraphs
+from nanochat.engine.prefill import Prefill
+from nanochat.engine.request import Handle, RequestFailed
+from nanochat.engine.rules import RowRule, stack_masks
+from nanochat.engine.sampling import choose
+from nanochat.engine.speculative import MAX_REREAD, Drafter, obey
+from nanochat.errors import UserError
+from nanochat.model import Cache, LanguageModel
+from nanochat.model.cache import Mark
+
+# what a rule may do wrong ends its own row only
+RULE_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, UserError, ValueError)
+
+
+@dataclass(eq=False)
+class Row:
+    """A row that writes."""
+
+    handle: Handle
+    version: int  # of the prefix cache when it was asked; -1 without one
+    stop_ids: frozenset[int]
+    features: Tensor | None  # (C,) at the last id the cache has read for good
+    rule: RowRule | None = None
+    drafter: Drafter | None = None
+    pending: list[int] = field(default_factory=list)  # known ids the cache has not read; the last is the newest
+    draft: list[int] = field(default_factory=list)  # guesses to be read behind them
+    masks: list[Tensor | None] = field(default_factory=lambda: [None])  # what the rule allows where an id is chosen
+    is_whole: bool = True  # the last guess, if any, was right to its end
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens it may come to in all."""
+        return self.handle.request.num_tokens
+
+    def begin(self, rule: RowRule) -> None:
+        """The rule of this row, before its first id."""
+        self.rule, self.masks = rule, [rule.allowed()]
+
+    def prepare(self, may_draft: bool) -> None:
+        """Guess what comes next, as far as the rule allows, and ask the rule what may be chosen."""
+        draft: list[int] = []
+        if may_draft and self.drafter is not None and len(self.pending) <= MAX_REREAD:
+            room = self.handle.request.params.max_tokens - len(self.handle.ids) - 1
+            draft = self.drafter.draft(self.handle.ids, room) if room > 0 else []
+            ends = (place for place, id in enumerate(draft) if id in self.stop_ids)
+            draft = draft[: next(ends, len(draft))]
+        self.draft, self.masks = obey(draft, self.rule)
+
+    def take(self, picks: Sequence[int]) -> None:
+        """Append what was chosen as far as the draft agrees, and one more.
+
+        A pick of -1 is one the rule forbids: nothing is allowed there.
+        """
+        handle, new = self.handle, []
+        for place, id in enumerate(picks):
+            if id < 0:
+                raise RequestFailed(f"The rule allows no token after {len(handle.ids) + len(new)} of the answer",
+                                    hint="a rule ends a row with one of its stop ids")
+            new.append(id)
+            if self.rule is not None:
+                self.rule.advance(id)
+            if id in self.stop_ids or place == len(self.draft) or id != self.draft[place]:
+                break
+        right = sum(one == other for one, other in zip(new, self.draft, strict=False))
+        handle.drafted, handle.accepted = handle.drafted + len(self.draft), handle.accepted + right
+        if self.drafter is not None:
+            self.drafter.settle(len(self.draft), right)
+        self.is_whole = right == len(self.draft)
+        self.pending = new[-1:] if self.is_whole else [*self.pending, *new]
+        handle.emit(new)
+        if new[-1] in self.stop_ids:
+            handle.end("end")
+        elif len(handle.ids) >= handle.request.params.max_tokens:
+            handle.end("length")
+
+
+@dataclass(eq=False)
+class _Forward:
+    """One forward of a step, of rows that stand side by side."""
+
+    rows: list[Row]
+    cache: Cache  # a view
+    mark: Mark | None  # where they stood, if anything was guessed
+    features: Tensor  # (len(rows), T, C)
+
+
+class Batch:
+    """Live rows over one cache that grows by doubling and is given back when the last row leaves."""
+
+    def __init__(
+        self, model: LanguageModel, *, max_rows: int, max_bytes: int, speculate: int, speculate_rows: int,
+        has_graphs: bool,
+    ) -> None:
+        self._model, self._max_rows, self._max_bytes = model, max_rows, max_bytes
+        self._speculate, self._speculate_rows = speculate, speculate_rows
+        self.rows: list[Row] = []
+        self._cache: Cache | None = None
+        self._view: Cache | None = None  # of the live rows, while they stay the same
+        self._has_graphs = has_graphs
+        self._graphs: DecodeGraphs | None = None  # over _cache
+        empty = model.new_cache(1)
+        self._row_bytes = empty.num_bytes
+        empty.reserve(1)
+        self._position_bytes = empty.num_bytes - self._row_bytes
+
+    def bytes_for(self, num_rows: int, num_tokens: int) -> int:
+        """Memory of so many rows with room for so many tokens each."""
+        return num_rows * (self._row_bytes + num_tokens * self._position_bytes)
+
+    @property
+    def num_bytes(self) -> int:
+        return self._cache.num_bytes if self._cache else 0
+
+    @property
+    def longest(self) -> int:
+        """Tokens the longest row may come to."""
+        return max((row.num_tokens for row in self.rows), default=0)
+
+    def join(self, prefill: Prefill) -> None:
+        """Rows that have read their prompts choose their first id and take the places behind the others."""
+        rows = []
+        for place, handle in enumerate(prefill.handles):
+            row = self._new_row(handle, prefill, place)
+            if not handle.is_done:
+                rows.append((row, place))
+        self._settle([row for row, _ in rows], torch.stack([row.features for row, _ in rows]) if rows else None)
+        rows = [(row, place) for row, place in rows if not row.handle.is_done]
+        if not rows:
+            return
+        self._make_room(len(self.rows) + len(rows), max(self.longest, *(row.num_tokens for row, _ in rows), 0))
+        assert self._cache is not None, "no cache for new rows"
+        for row, place in rows:
+            self._cache.put_row(len(self.rows), *prefill.state(place))
+            self.rows.append(row)
+        self._view = None
+
+    def leave(self, place: int) -> None:
+        """The row in a place is gone; the last one takes it."""
+        last = len(self.rows) - 1
+        if place != last:
+            assert self._cache is not None, "live rows without a cache"
+            self._cache.copy_row(last, place)
+            self.rows[place] = self.rows[last]
+        self.rows.pop()
+        self._view = None
+        # what was recorded is worth more than the memory of a cache that does not grow
+        if not self.rows and not self._has_graphs:
+            self._cache = None
+
+    def drop_ended(self) -> None:
+        """Rows whose handles ended outside of a step leave."""
+        for place in reversed(range(len(self.rows))):
+            if self.rows[place].handle.is_done:
+                self.leave(place)
+
+    def step(self, when_ended: Callable[[Row, Cache], None]) -> None:
+        """One forward, and one id for every row, or more where a guess was right.
+
+        when_ended: called with every row that came to its end and its state, after which its place is given away.
+        """
+        may_draft = 0 < len(self.rows) <= self._speculate_rows
+        for row in self.rows:
+            _guard(row, lambda row=row: row.prepare(may_draft))
+        self.drop_ended()
+        if not self.rows:
+            return
+        forwards = [self._forward(start, end) for start, end, _ in self._groups()]
+        pieces: list[Tensor] = []
+        for forward in forwards:
+            if forward.mark is None:
+                pieces.append(forward.features[:, -1])
+            else:
+                pieces += [features[-1 - len(row.draft) :] for row, features in zip(
+                    forward.rows, forward.features, strict=True)]
+        rows = [row for forward in forwards for row in forward.rows]
+        self._settle(rows, torch.cat(pieces) if len(pieces) > 1 else pieces[0])
+        for forward in forwards:
+            self._put_back(forward)
+        for place in reversed(range(len(self.rows))):
+            row = self.rows[place]
+            if row.handle.is_done:
+                if row.handle.error is None:
+                    when_ended(row, self._cache.view(place + 1, start=place))
+                self.leave(place)
+
+    def _groups(self) -> list[tuple[int, int, int]]:
+        """(first place, end, ids to read) of rows that read equally many; such rows are brought side by side."""
+        wanted = [len(row.pending) + len(row.draft) for row in self.rows]
+        groups, start = [], 0
+        for length in sorted(set(wanted)):
+            for place in range(start, len(wanted)):
+                if wanted[place] == length:
+                    self._swap(start, place)
+                    wanted[start], wanted[place] = wanted[place], wanted[start]
+                    start += 1
+            groups.append((start - wanted.count(length), start, length))
+        return groups
+
+    def _swap(self, one: int, other: int) -> None:
+        if one != other:
+            self._cache.swap_rows(one, other)
+            self.rows[one], self.rows[other] = self.rows[other], self.rows[one]
+
+    def _forward(self, start: int, end: int) -> _Forward:
+        rows = self.rows[start:end]
+        if len(rows) == len(self.rows):
+            self._view = cache = self._view or self._cache.view(end)
+        else:
+            cache = self._cache.view(end, start=start)
+        mark = cache.mark() if any(row.draft for row in rows) else None
+        ids = torch.tensor([[*row.pending, *row.draft] for row in rows], device=self._model.device)
+        # a recorded step may write to places behind the rows it is for
+        is_recorded = self._graphs is not None and ids.shape[1] == 1 and len(rows) == len(self.rows)
+        read = self._graphs.step(cache, ids) if is_recorded else self._model.features(ids, cache)
+        return _Forward(rows, cache, mark, read)
+
+    def _settle(self, rows: Sequence[Row], features: Tensor) -> None:
+        """Choose the next ids of rows; features (sum of their drafts and one each, C) at the places to choose at."""
+        logits = self._model.head(features).float()
+        params, uniforms, masks = [], [], []
+        for row in rows:
+            count, request = len(row.draft) + 1, row.handle.request
+            params += [request.params] * count
+            uniforms += [0.0] * count if request.params.is_greedy else row.handle.uniforms(count)
+            masks += row.masks
+        allowed = stack_masks(masks)
+        ids = choose(logits, params, uniforms, allowed=allowed)
+        if allowed is not None:
+            # where nothing is allowed the choice is no choice
+            ids = ids.where(allowed.expand(len(ids), -1).gather(1, ids[:, None])[:, 0], -1)
+        picks, start = ids.tolist(), 0
+        for row in rows:
+            count = len(row.draft) + 1
+            _guard(row, lambda row=row, mine=picks[start : start + count]: row.take(mine))
+            start += count
+
+    def _put_back(self, forward: _Forward) -> None:
+        """Rows whose guess was wrong go back to where they stood; the others know their new features."""
+        for row, features in zip(forward.rows, forward.features, strict=True):
+            if row.is_whole:
+                row.features = features[-1]
+        back = [number for number, row in enumerate(forward.rows) if not row.is_whole]
+        if back and forward.mark is not None:
+            forward.cache.rollback(forward.mark, back)
+
+    def _new_row(self, handle: Handle, prefill: Prefill, place: int) -> Row:
+        request, match = handle.request, prefill.matches[place]
+        row = Row(handle, features=prefill.features[place], version=match.version if match else -1,
+                  stop_ids=frozenset(request.params.stop_ids))
+        if request.rule is not None:
+            _guard(row, lambda: row.begin(request.rule()))
+        if self._speculate:
+            source = request.ids if request.source is None else request.source
+            row.drafter = Drafter(source, max_draft=self._speculate)
+        return row
+
+    def _make_room(self, num_rows: int, num_tokens: int) -> None:
+        """A cache with places for num_rows rows of num_tokens tokens; the live rows keep theirs."""
+        old, size = self._cache, len(self._cache) if self._cache else 0
+        if size < num_rows:
+            size = min(self._max_rows, max(num_rows, 2 * size))
+        if self._max_bytes and self.bytes_for(size, num_tokens) > self._max_bytes:
+            size = num_rows
+        room = max(num_tokens, (old.capacity or 0) if old else 0)
+        if self._max_bytes and self.bytes_for(size, room) > self._max_bytes:
+            # longer rows than now lived here
+            room = num_tokens
+        if old is not None and size == len(old) and old.capacity in (room, None):
+            return
+        if self._has_graphs:
+            # every new cache is recorded anew: let there be few
+            larger = self._max_rows, 1 << (room - 1).bit_length()
+            if not self._max_bytes or self.bytes_for(*larger) <= self._max_bytes:
+                size, room = larger
+            self._graphs = DecodeGraphs(self._model, size, room, is_static=True)
+            self._cache = self._graphs.cache
+        else:
+            self._cache = self._model.new_cache(size)
+            self._cache.reserve(room)
+        for place in range(len(self.rows)):
+            self._cache.put_row(place, old, place)
+
+
+def _guard(row: Row, act: Callable[[], None]) -> None:
+    """What goes wrong in a row's own rule ends that row."""
+    try:
+        act()
+    except RULE_ERRORS as error:
+        row.draft, row.masks, row.is_whole = [], [None], False
+        row.handle.end("error", error)

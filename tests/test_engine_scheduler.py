@@ -1,0 +1,150 @@
+"""Laws of continuous batching: company and order change nothing, what is common is read once, nobody starves."""
+
+import random
+
+import pytest
+from engine_stubs import PATTERNS, SAMPLING, answers_alone, make_model, make_requests, serve
+
+from nanochat.engine.prefix_cache import PrefixCache
+from nanochat.engine.request import Request, RequestRefused
+from nanochat.engine.sampling import SamplingParams
+from nanochat.engine.scheduler import Scheduler
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("options", [{"max_rows": 3, "prefill_tokens": 7}, {"speculate": 4, "speculate_rows": 3},
+                                     {"has_graphs": True, "max_rows": 5}])
+def test_a_request_gets_the_tokens_it_gets_alone(pattern, options):
+    model, requests = make_model(pattern), make_requests(12, shared=50)
+    expected = answers_alone(pattern, requests)
+    for prefix_cache in (None, PrefixCache(model, max_bytes=2**24)):
+        handles = serve(Scheduler(model, prefix_cache=prefix_cache, **options), requests)
+        for number, (handle, ids) in enumerate(zip(handles, expected, strict=True)):
+            assert handle.ids == ids, f"request {number}: {handle.ids}, alone {ids}"
+            limit = requests[number].params
+            assert handle.stop == ("end" if ids[-1] in limit.stop_ids else "length")
+            assert len(ids) == limit.max_tokens or handle.stop == "end"
+    assert {handle.stop for handle in handles} == {"end", "length"}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_order_and_time_of_arrival_change_nothing(pattern):
+    model, requests = make_model(pattern), make_requests(10, seed=1, shared=40)
+    expected = [handle.ids for handle in serve(Scheduler(model), requests)]
+    rng = random.Random(5)
+    for trial in range(3):
+        scheduler = Scheduler(model, max_rows=rng.choice([2, 5]), prefill_tokens=rng.choice([5, 64]),
+                              prefix_cache=PrefixCache(model, max_bytes=2**22) if trial % 2 else None, speculate=trial)
+        order, handles = rng.sample(range(len(requests)), len(requests)), {}
+        for number in order:
+            handles[number] = scheduler.submit(requests[number])
+            for _ in range(rng.randrange(4)):
+                scheduler.step()
+        scheduler.run()
+        for number, ids in enumerate(expected):
+            assert handles[number].ids == ids, f"trial {trial}, request {number}"
+
+
+def test_what_prompts_begin_with_is_read_once():
+    class Counting:
+        num_read = 0
+
+    model = make_model("M,T")
+    features = model.features
+
+    def counting(ids, cache=None, **options):
+        Counting.num_read += ids.numel()
+        return features(ids, cache, **options)
+
+    rng = random.Random(0)
+    beginning = [rng.randrange(300) for _ in range(200)]
+    requests = [Request(ids=[*beginning, *(rng.randrange(300) for _ in range(10))],
+                        params=SamplingParams(temperature=0, max_tokens=1), keep=False) for _ in range(8)]
+    scheduler = Scheduler(model, prefix_cache=PrefixCache(model, max_bytes=2**24), prefill_tokens=2000)
+    model.features = counting
+    try:
+        handles = serve(scheduler, requests)
+    finally:
+        del model.features
+    assert Counting.num_read == 200 + 8 * 10, f"{Counting.num_read} tokens were read"
+    assert [handle.cached_tokens for handle in handles] == [0] + [200] * 7
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_next_turn_goes_on_from_the_answer_where_it_was_kept(keep):
+    model = make_model("M,T")
+    scheduler = Scheduler(model, prefix_cache=PrefixCache(model, max_bytes=2**24), speculate=4)
+    request = make_requests(1, keep=keep)[0]
+    first = serve(scheduler, [request])[0]
+    ids = [*request.ids, *first.ids, 7, 8, 9]
+    second = serve(scheduler, [Request(ids=ids, params=SAMPLING[0])])[0]
+    assert second.cached_tokens == (len(ids) - 4 if keep else 0)
+    assert second.ids == serve(Scheduler(model), [Request(ids=ids, params=SAMPLING[0])])[0].ids
+
+
+def test_a_long_prompt_does_not_hold_up_those_who_write():
+    scheduler = Scheduler(make_model("M,T"), prefill_tokens=8)
+    short, long = Request(ids=[1, 2, 3], params=SamplingParams(max_tokens=60)), Request(ids=[5] * 100)
+    writer = scheduler.submit(short)
+    scheduler.step()
+    reader = scheduler.submit(long)
+    for step in range(12):
+        before = len(writer.ids)
+        scheduler.step()
+        assert len(writer.ids) == before + 1 and not reader.ids, f"step {step}"
+    scheduler.step()
+    assert reader.ids
+
+
+def test_requests_begin_in_the_order_of_arrival_and_none_starves():
+    scheduler = Scheduler(make_model("M,T"), max_rows=2, prefill_tokens=16)
+    long = scheduler.submit(Request(ids=[9] * 60, params=SamplingParams(max_tokens=3)))
+    others = [scheduler.submit(Request(ids=[1, 2], params=SamplingParams(max_tokens=2))) for _ in range(6)]
+    begun = []
+    for _ in range(100):
+        scheduler.step()
+        begun += [handle for handle in [long, *others] if handle.ids and handle not in begun]
+        # short ones keep coming
+        if len(others) < 40:
+            others.append(scheduler.submit(Request(ids=[3], params=SamplingParams(max_tokens=2))))
+    assert begun == [long, *others], "a later request overtook an earlier one"
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_byte_limit_is_kept_and_what_can_never_fit_is_refused(pattern):
+    model = make_model(pattern)
+    one = Scheduler(model)._batch.bytes_for(1, 55)
+    scheduler = Scheduler(model, max_cache_bytes=3 * one)
+    requests = make_requests(12)
+    handles, most = [scheduler.submit(request) for request in requests], 0
+    while scheduler.step():
+        most = max(most, scheduler._batch.num_bytes)
+        assert most <= 3 * one, f"{most} bytes of {3 * one}"
+    assert most > one and [handle.ids for handle in handles] == answers_alone(pattern, requests)
+    refusing = Scheduler(model, max_cache_bytes=one - 1)
+    with pytest.raises(RequestRefused, match="too long: 40 tokens and up to 15 more"):
+        refusing.submit(Request(ids=[1] * 40, params=SamplingParams(max_tokens=15)))
+    with pytest.raises(RequestRefused, match="empty"):
+        refusing.submit(Request(ids=[]))
+
+
+def test_an_idle_scheduler_holds_no_states():
+    scheduler = Scheduler(make_model("M,T"))
+    for _ in range(3):
+        serve(scheduler, make_requests(9))
+        assert scheduler.num_bytes == 0 and scheduler.is_idle and not scheduler.step()
+    held = {name: value for name, value in vars(scheduler).items() if isinstance(value, list | set | dict) and value}
+    assert not held and not scheduler._waiting, f"left behind: {held}"
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_rows_join_a_cache_with_room_without_a_new_one(pattern, monkeypatch):
+    model, made = make_model(pattern), []
+    new_cache = model.new_cache
+    monkeypatch.setattr(model, "new_cache", lambda batch: made.append(batch) or new_cache(batch))
+    scheduler = Scheduler(model, max_rows=8, prefill_tokens=4)
+    for number in range(16):
+        scheduler.submit(Request(ids=[number] * 4, params=SamplingParams(max_tokens=8)))
+    scheduler.run()
+    # one for every prompt, which is read alone here; one to measure; the batch's own of 1, 2, 4 and 8 rows
+    assert sorted(made) == [1] * 18 + [2, 4, 8], f"caches of {made} rows were made"
