@@ -9,14 +9,14 @@ from typing import Any
 from nanochat.common import print0, run_main
 from nanochat.config import load_config, origins
 from nanochat.errors import ConfigError
-from scripts.training_run import TrainingConfig, check_numbers, find_start, row_length, say_unused, train
+from scripts.training_run import TuningConfig, check_numbers, find_start, row_length, say_unused, train
 
 
 @dataclass(frozen=True, kw_only=True)
-class MidTrainConfig(TrainingConfig):
+class MidTrainConfig(TuningConfig):
     """Settings of scripts.mid_train."""
 
-    source: str = "base"              # checkpoint to start from
+    source: str = "base"              # checkpoint to start from; hf:FOLDER_OR_ID for a published one
     source_tag: str = ""              # its tag; empty: the same as --tag
     stages: str = "recall,keys,facts"  # practice in order, comma-separated: copy, recall, keys, facts, documents
     base_tasks: str = ""              # conversations to mix in, comma-separated: SmolTalk or Jsonl:FILE
@@ -50,33 +50,40 @@ def load_chats(config: Any, *, is_explicit: bool) -> list[dict[str, Any]]:
     return chats
 
 
-def main(argv: list[str]) -> int:
-    config = load_config(MidTrainConfig, argv, prog="scripts.mid_train", description=__doc__ or "")
-    check_numbers(config, "num_steps", "device_batch_size", "max_seq_len")
-    # imported here so that --help does not wait for it
-    from nanochat.device import pick_device, set_cpu_threads
-    from nanochat.rag.curriculum import Curriculum, Mixture
+def check_settings(config: MidTrainConfig) -> list[str]:
+    """The stages to practise. Raises ConfigError for settings that cannot be; says which have no effect."""
     from nanochat.rag.practice import STAGES
     from nanochat.retrieval.base import check_retriever_type
-    from nanochat.training.distributed import init_distributed, shutdown_distributed
 
+    check_numbers(config, "num_steps", "device_batch_size", "max_seq_len")
     stages = [name.strip() for name in config.stages.split(",") if name.strip()]
     unknown = [name for name in stages if name not in STAGES]
     if unknown or not stages:
         raise ConfigError(f"Unknown stage {unknown[0] if unknown else ''!r}", hint=f"there are {', '.join(STAGES)}")
     check_retriever_type(config.retriever_type)
-    device = pick_device(config.device)
-    set_cpu_threads()
     if all(STAGES[name].kind != "read" for name in stages):
         say_unused(config, "without a stage that reads", "base_tasks", "chat_share", "task_samples")
     elif not config.base_tasks:
         say_unused(config, "without --base_tasks", "chat_share", "task_samples")
+    return stages
+
+
+def main(argv: list[str]) -> int:
+    config = load_config(MidTrainConfig, argv, prog="scripts.mid_train", description=__doc__ or "")
+    stages = check_settings(config)
+    # imported here so that --help does not wait for it
+    from nanochat.device import pick_device, set_cpu_threads
+    from nanochat.rag.curriculum import Curriculum, Mixture
+    from nanochat.training.distributed import init_distributed, shutdown_distributed
+
+    device = pick_device(config.device)
+    set_cpu_threads()
     chats = load_chats(config, is_explicit=origins(config)["base_tasks"] != "default")
     start = find_start(config, "mid", device)
+    row_len = row_length(config, start.model)
     curriculum = Curriculum(
-        stages, start.tokenizer, seed=config.seed + 1, row_len=row_length(config, start.model),
-        examples_per_step=config.device_batch_size, context_weight=config.context_weight,
-        retriever_type=config.retriever_type,
+        stages, start.tokenizer, seed=config.seed + 1, row_len=row_len, examples_per_step=config.device_batch_size,
+        context_weight=config.context_weight, retriever_type=config.retriever_type,
         mixture=Mixture(chats=chats, chat_share=config.chat_share if chats else 0.0),
     )
     if start.state is not None:
@@ -87,7 +94,7 @@ def main(argv: list[str]) -> int:
             return 0
     init_distributed(device)
     result = train(
-        config, "mid", start.model, start.tokenizer, curriculum.batches, num_steps=config.num_steps,
+        config, "mid", start.model, start.tokenizer, curriculum.batches, num_steps=config.num_steps, row_len=row_len,
         lr_frac=config.init_lr_frac, state=start.state, evaluate=lambda step: curriculum.evaluate(start.model, step),
         stop=(lambda step, metrics: curriculum.is_passed) if config.stop_at_gate else None,
         extra_meta=lambda: {"curriculum": curriculum.record(), "from": dict(start.origin)},

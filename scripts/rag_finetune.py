@@ -11,18 +11,18 @@ from nanochat.common import print0, run_main, world_size
 from nanochat.config import load_config, origins
 from nanochat.errors import ConfigError, KnowledgeBaseNotFound
 from scripts.mid_train import load_chats
-from scripts.training_run import TrainingConfig, check_numbers, find_start, row_length, say_unused, train
+from scripts.training_run import TuningConfig, check_numbers, find_start, row_length, say_unused, train
 
 
 @dataclass(frozen=True, kw_only=True)
-class RagFinetuneConfig(TrainingConfig):
+class RagFinetuneConfig(TuningConfig):
     """Settings of scripts.rag_finetune."""
 
     knowledge_base: str = ""          # folder built by nanochat.retrieval (required)
     questions: str = ""               # training questions (.jsonl); empty: queries_train.jsonl beside the folder
     cloze_per_document: int = 4       # fill-in questions made from each document; 0 for none
     validation_share: float = 0.1     # share of documents whose questions are kept for validation
-    source: Literal["base", "mid"] = "mid"  # checkpoint to start from
+    source: str = "mid"               # checkpoint to start from: base, mid, or hf:FOLDER_OR_ID
     source_tag: str = ""              # its tag; empty: the same as --tag
     retriever_type: Literal["simple", "bm25", "dense", "hybrid"] = "simple"  # practice worlds: bm25 for dense ones
     rerank: str = ""                  # cross-encoder folder that orders the best results anew
@@ -39,61 +39,57 @@ class RagFinetuneConfig(TrainingConfig):
     context_weight: float = 0.1       # loss weight of tokens that are not answers
     init_lr_frac: float = 0.02        # all rates are multiplied by this: fine-tuning is careful
     matrix_lr: float = 9e-3           # peak rate of linear layers (Muon) at init_lr_frac 1
+    lora_lr: float = 1e-2             # peak rate of adapters (AdamW) at init_lr_frac 1
 
 
 CONFIG = RagFinetuneConfig
 
 
-def main(argv: list[str]) -> int:
-    config = load_config(RagFinetuneConfig, argv, prog="scripts.rag_finetune", description=__doc__ or "")
+def check_settings(config: RagFinetuneConfig) -> None:
+    """Raises ConfigError or KnowledgeBaseNotFound for settings that cannot be; says which have no effect."""
     check_numbers(config, "top_k", "device_batch_size", "max_seq_len", "num_epochs")
     if not config.knowledge_base:
         raise KnowledgeBaseNotFound(
             "Knowledge base not found: --knowledge_base was not given",
             hint="build it: python -m nanochat.retrieval --documents my_documents.jsonl --output data/my_kb",
         )
+    if config.source not in ("base", "mid") and not config.source.startswith("hf:"):
+        raise ConfigError(f"Checkpoint source {config.source!r} is not known to rag_finetune",
+                          hint="use one of base, mid, hf:FOLDER_OR_ID")
+    if not config.base_tasks:
+        say_unused(config, "without --base_tasks", "chat_share", "task_samples")
+
+
+def main(argv: list[str]) -> int:
+    config = load_config(RagFinetuneConfig, argv, prog="scripts.rag_finetune", description=__doc__ or "")
+    check_settings(config)
     # imported here so that --help does not wait for it
     from nanochat.retrieval import RetrievalManager
 
     manager = RetrievalManager(config.retriever_type, config.knowledge_base, rerank=config.rerank)
     from nanochat.checkpoint_manager import require_mamba
     from nanochat.device import pick_device, set_cpu_threads
-    from nanochat.rag.curriculum import Curriculum, Mixture
-    from nanochat.rag.questions import questions_for
-    from nanochat.rag.synthesis import split_by_document
     from nanochat.training.distributed import init_distributed, shutdown_distributed
 
     device = pick_device(config.device)
     set_cpu_threads()
-    documents = manager.knowledge_base.documents
-    questions, origin = questions_for(config.knowledge_base, documents, config.questions,
-                                      cloze_per_document=config.cloze_per_document, seed=config.seed)
-    training, validation = split_by_document(questions, test_share=config.validation_share)
+    training, validation, where = _questions(config, manager)
     start = find_start(config, "rag", device)
     require_mamba(start.model.config, config.source, config.source_tag or config.tag)
-    if not config.base_tasks:
-        say_unused(config, "without --base_tasks", "chat_share", "task_samples")
     chats = load_chats(config, is_explicit=origins(config)["base_tasks"] != "default")
-    print0(f"Questions: {origin}; {len(validation)} kept for validation")
-    mixture = Mixture(chats=chats, chat_share=config.chat_share if chats else 0.0, pool_share=pool_share(config, chats),
-                      pool=_pool(documents, training, manager) if training else None)
-    num_steps = config.num_steps or steps_for(config, len(training), mixture.pool_share)
+    print0(f"Questions: {where}; {len(validation)} kept for validation")
+    share = pool_share(config, chats)
+    num_steps = config.num_steps or steps_for(config, len(training), share)
     init_distributed(device)
     row_len = row_length(config, start.model)
-    curriculum = Curriculum(
-        ["documents"], start.tokenizer, seed=config.seed + 2, row_len=row_len,
-        examples_per_step=config.device_batch_size, context_weight=config.context_weight,
-        # a new world every few steps: encoding each would take longer than training on it
-        retriever_type=config.retriever_type if config.retriever_type == "simple" else "bm25", mixture=mixture,
-        max_doc_tokens=config.max_doc_length or None, max_documents=config.top_k,
-    )
-    held_out = _pool(documents, validation, manager) if validation else None
+    curriculum = _curriculum(config, start.tokenizer, row_len, chats, share, _pool(training, manager))
+    held_out = _pool(validation, manager)
 
     def evaluate(step: int) -> dict[str, Any]:
         metrics = curriculum.evaluate(start.model, step)
         return metrics | (curriculum.validate(start.model, held_out) if held_out is not None else {})
 
-    train(config, "rag", start.model, start.tokenizer, curriculum.batches, num_steps=num_steps,
+    train(config, "rag", start.model, start.tokenizer, curriculum.batches, num_steps=num_steps, row_len=row_len,
           lr_frac=config.init_lr_frac, state=start.state, evaluate=evaluate,
           extra_meta=lambda: {"curriculum": curriculum.record(), "from": dict(start.origin),
                               "knowledge_base": manager.knowledge_base.fingerprint})
@@ -103,6 +99,32 @@ def main(argv: list[str]) -> int:
     shutdown_distributed()
     print0(f"Next: python -m scripts.chat_cli --knowledge_base {config.knowledge_base} --tag {config.tag}")
     return 0
+
+
+def _questions(config: RagFinetuneConfig, manager: Any) -> tuple[Any, Any, str]:
+    """Questions for training and for validation, and where they come from."""
+    from nanochat.rag.questions import questions_for
+    from nanochat.rag.synthesis import split_by_document
+
+    questions, where = questions_for(config.knowledge_base, manager.knowledge_base.documents, config.questions,
+                                     cloze_per_document=config.cloze_per_document, seed=config.seed)
+    return *split_by_document(questions, test_share=config.validation_share), where
+
+
+def _curriculum(
+    config: RagFinetuneConfig, tokenizer: Any, row_len: int, chats: Any, share: float, pool: Any
+) -> Any:
+    """Practice on documents: the knowledge base's questions, generated worlds, conversations."""
+    from nanochat.rag.curriculum import Curriculum, Mixture
+
+    return Curriculum(
+        ["documents"], tokenizer, seed=config.seed + 2, row_len=row_len, examples_per_step=config.device_batch_size,
+        context_weight=config.context_weight,
+        # a new world every few steps: encoding each would take longer than training on it
+        retriever_type=config.retriever_type if config.retriever_type == "simple" else "bm25",
+        mixture=Mixture(chats=chats, chat_share=config.chat_share if chats else 0.0, pool_share=share, pool=pool),
+        max_doc_tokens=config.max_doc_length or None, max_documents=config.top_k,
+    )
 
 
 def pool_share(config: RagFinetuneConfig, chats: Any) -> float:
@@ -123,9 +145,13 @@ def steps_for(config: RagFinetuneConfig, num_questions: int, share: float) -> in
     return math.ceil(config.num_epochs * num_questions / per_step)
 
 
-def _pool(documents: Any, questions: Any, manager: Any) -> Any:
+def _pool(questions: Any, manager: Any) -> Any:
+    """Questions with the documents behind a retriever; None without questions."""
     from nanochat.rag.pool import Pool
 
+    if not questions:
+        return None
+    documents = manager.knowledge_base.documents
     position_of = {document.id: position for position, document in enumerate(documents)}
     return Pool([document.to_dict() for document in documents], questions, lambda queries, top_k: [
         [position_of[found.id] for found in row] for row in manager.retrieve_batch(queries, top_k)])

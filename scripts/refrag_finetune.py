@@ -12,7 +12,7 @@ from nanochat.errors import ConfigError, KnowledgeBaseNotFound, UserError
 @dataclass(frozen=True, kw_only=True)
 class RefragFinetuneConfig:
     knowledge_base: str = ""          # folder built by nanochat.retrieval (required)
-    source: Literal["base", "mid", "rag"] = "mid"  # checkpoint to start from
+    source: str = "mid"               # checkpoint to start from: base, mid, rag, or hf:FOLDER_OR_ID
     retriever_type: Literal["simple", "bm25", "dense", "hybrid"] = "simple"  # retriever to use
     max_hops: int = 3                 # rounds of retrieval per question
     top_k_per_hop: int = 3            # documents per round
@@ -30,6 +30,9 @@ def check(config: RefragFinetuneConfig) -> None:
     for name in ("max_hops", "top_k_per_hop", "device_batch_size", "max_seq_len"):
         if getattr(config, name) < 1:
             raise ConfigError(f"--{name} must be at least 1, found {getattr(config, name)}", hint=f"--{name} 1")
+    if config.source not in ("base", "mid", "rag") and not config.source.startswith("hf:"):
+        raise ConfigError(f"Checkpoint source {config.source!r} is not known to refrag_finetune",
+                          hint="use one of base, mid, rag, hf:FOLDER_OR_ID")
     if not config.knowledge_base or not Path(config.knowledge_base).is_dir():
         output = config.knowledge_base or "data/my_kb"
         raise KnowledgeBaseNotFound(

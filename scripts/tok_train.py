@@ -56,7 +56,13 @@ def main(argv: list[str]) -> int:
 
 
 def read_texts(path: str) -> Iterator[str]:
-    """Texts of one file, each after one space, as the chat format writes them.
+    """Texts of one file: those of `read_records`, each by itself."""
+    for texts in read_records(path):
+        yield from texts
+
+
+def read_records(path: str) -> Iterator[list[str]]:
+    """The texts of each line of a file, each after one space, as the chat format writes them.
 
     A .jsonl line gives its title, content, text and question and the contents of its messages; any other file gives
     its lines. Raises DocumentError with file:line.
@@ -74,8 +80,7 @@ def read_texts(path: str) -> Iterator[str]:
             texts = [text for text in texts if isinstance(text, str) and text.strip()]
             if not texts:
                 raise DocumentError(f"{where}: no text here", hint=f"known fields: {', '.join(TEXT_FIELDS)}, messages")
-        for text in texts:
-            yield " " + text.strip()
+        yield [" " + text.strip() for text in texts]
 
 
 def read_all(names: str) -> Iterator[str]:

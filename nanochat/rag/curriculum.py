@@ -89,8 +89,9 @@ class Curriculum:
         """The micro-batch of a step: fresh examples of the current stage, packed."""
         rng = random.Random(f"{self.seed}:{step}:{micro}")
         rendered = self._examples(self._practice(step, micro), self.examples_per_step, rng)
-        return pack(rendered, row_len=self.row_len, context_weight=self.context_weight,
-                    context_share=self.context_share, rng=rng)
+        packed = pack(rendered, row_len=self.row_len, context_weight=self.context_weight,
+                      context_share=self.context_share, rng=rng)
+        return replace(packed, kind=self.names[self.index])
 
     def evaluate(self, model: nn.Module, step: int) -> dict[str, Any]:
         """Share of answers that greedy decoding would get right in full, on a held-out world; moves on at the gate.

@@ -78,6 +78,8 @@ def sync_parameters(model: nn.Module) -> None:
     """Give every process rank 0's parameters and buffers."""
     if dist.is_initialized():
         for tensor in [*model.parameters(), *model.buffers()]:
+            if hasattr(tensor, "full_tensor"):
+                continue  # was the same before it was shared
             dist.broadcast(tensor.data, src=0)
 
 
@@ -86,10 +88,13 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace every gradient by its sum over all processes; the loss is already divided by the global normaliser.
 
     A gradient that is missing everywhere stays missing, so optimizers skip that parameter as they would in one process.
+    Parameters that processes share have theirs summed already.
     """
     if not dist.is_initialized():
         return
-    parameters = list(parameters)
+    parameters = [parameter for parameter in parameters if not hasattr(parameter, "full_tensor")]
+    if not parameters:
+        return
     present = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
     dist.all_reduce(present)
     live = [p for p, count in zip(parameters, present.tolist(), strict=True) if count > 0]

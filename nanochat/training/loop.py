@@ -1,7 +1,8 @@
 """The one training loop: every stage gives it batches, a loss, an optimizer and what to do at checkpoints."""
 
+import contextlib
 import math
-import time
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -10,15 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from nanochat.common import rank
-from nanochat.errors import UserError
 from nanochat.training.distributed import any_rank, barrier, sum_gradients, sum_numbers, sum_over_ranks, sync_parameters
+from nanochat.training.guards import MAX_SKIPPED_IN_A_ROW, Guard
 from nanochat.training.losses import Batch, LossFunction
 from nanochat.training.metrics_log import print_metrics
 from nanochat.training.optim import CombinedOptimizer
+from nanochat.training.progress import Clock, Progress
+from nanochat.training.sharding import gradient_scale, take_part, whole
 
-MAX_SKIPPED_IN_A_ROW = 20
-SMOOTHING = 0.95  # share of the past in the printed loss
+__all__ = ["MAX_SKIPPED_IN_A_ROW", "FitSettings", "Progress", "Schedule", "fit", "warmup_stable_decay"]
 
+Batches = Callable[[int, int], Batch]  # step, micro -> micro-batch
 Schedule = Callable[[int], float]
 Parts = dict[str, tuple[Tensor, Tensor]]  # kind of token -> (sum of losses, number of tokens)
 
@@ -38,28 +41,49 @@ def warmup_stable_decay(num_steps: int, warmup: int, decay_frac: float, final: f
     return scale
 
 
-@dataclass
-class Progress:
-    """Counters that a checkpoint keeps, so that a resumed run goes on counting."""
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """Settings of `fit`."""
 
-    step: int = 0  # optimizer steps done
-    tokens: int = 0  # tokens read by all processes
-    seconds: float = 0.0  # wall time of all parts of this run so far
-    smoothed_loss: float = 0.0
-    smoothed_weight: float = 0.0  # share of smoothed_loss that is data, not the start value 0
-    num_skipped: int = 0  # steps whose gradient was not finite: parameters left as they were
-    num_empty: int = 0  # steps without a supervised token
+    num_steps: int  # optimizer steps of the whole run
+    start_step: int = 0  # steps done before, when resuming
+    grad_accum_steps: int = 1  # micro-batches per step and process
+    seed: int = 0  # of torch's random numbers in the loss; drawn anew for each micro-batch
+    schedule: Schedule = lambda step: 1.0
+    clip_norm: float = 1.0  # longest gradient; 0 sets no limit
+    norm_factor: float = 10.0  # guards, see Guard; 0 switches them off
+    loss_sigmas: float = 10.0
+    evaluate: Callable[[int], Mapping[str, Any]] | None = None  # step -> metrics, on every rank
+    eval_every: int = 0  # steps between evaluations; one more follows the last step
+    save: Callable[[int, dict[str, Any]], None] | None = None  # step, progress; called on every rank
+    save_every: int = 0  # steps between checkpoints; one more follows the last step
+    log: Callable[[dict[str, Any]], None] | None = None  # gets a record; without it records are printed
+    log_every: int = 20
+    stop: Callable[[int, Mapping[str, Any]], bool] | None = None  # step, metrics -> whether training ends
+    is_interrupted: Callable[[], bool] = lambda: False  # whether training shall end after the running step
+    progress: Mapping[str, Any] | None = None  # the record that save got, when resuming
+    context: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext  # around each forward: autocast
+    flops_per_token: float = 0.0  # forward and backward; 0 leaves FLOP/s out of the log
+    peak_flops: float = 0.0  # of all devices together; 0 leaves MFU out
 
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
 
-    def add_loss(self, loss: float) -> None:
-        self.smoothed_loss = SMOOTHING * self.smoothed_loss + (1 - SMOOTHING) * loss
-        self.smoothed_weight = SMOOTHING * self.smoothed_weight + (1 - SMOOTHING)
+def fit(
+    model: nn.Module, batches: Batches, loss_fn: LossFunction, optimizer: CombinedOptimizer, **settings: Any
+) -> dict[str, Any]:
+    """Train from `start_step` to `num_steps` and return what happened: losses, metrics, counters.
 
-    @property
-    def mean_loss(self) -> float:
-        return self.smoothed_loss / self.smoothed_weight if self.smoothed_weight else math.nan
+    `settings` are those of `FitSettings`. batches(step, micro) must depend on its arguments only: then resuming needs
+    no reader state. `micro` counts the micro-batches of one optimizer step over all processes, 0 .. grad_accum_steps *
+    world_size - 1, so two processes with one each compute the same step as one process with two. Torch's random
+    numbers are seeded for each micro-batch by seed, step and micro, so they need no state either.
+
+    After n steps, save(n, progress) runs when n is a multiple of `save_every` and at the end, always before
+    evaluate(n), which runs at multiples of `eval_every` and at the end. In the middle of a spike the checkpoint waits
+    for the first calm step. stop(n, metrics) follows each evaluation; True ends training with a checkpoint, and so does
+    is_interrupted() on any rank, without an evaluation; the result then has "interrupted". log(record) gets one record
+    per `log_every` steps and one per evaluation. Raises UserError when the run diverges, see `Guard`.
+    """
+    return _Loop(model, batches, loss_fn, optimizer, FitSettings(**settings)).run()
 
 
 @dataclass
@@ -71,78 +95,145 @@ class _Step:
     tokens: int = 0
     is_applied: bool = False
     is_empty: bool = False
+    is_last: bool = False  # some process was told to end
     parts: Parts = field(default_factory=dict)
 
 
-def fit(
-    model: nn.Module,
-    batches: Callable[[int, int], Batch],
-    loss_fn: LossFunction,
-    optimizer: CombinedOptimizer,
-    *,
-    num_steps: int,
-    start_step: int = 0,
-    grad_accum_steps: int = 1,
-    schedule: Schedule = lambda step: 1.0,
-    clip_norm: float = 1.0,
-    evaluate: Callable[[int], Mapping[str, Any]] | None = None,
-    eval_every: int = 0,
-    save: Callable[[int, dict[str, Any]], None] | None = None,
-    save_every: int = 0,
-    log: Callable[[dict[str, Any]], None] | None = None,
-    log_every: int = 20,
-    stop: Callable[[int, Mapping[str, Any]], bool] | None = None,
-    progress: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Train from `start_step` to `num_steps` and return what happened: losses, metrics, counters.
+class _Loop:
+    """One run of `fit`."""
 
-    batches(step, micro) must depend on its arguments only: then resuming needs no reader state. `micro` counts the
-    micro-batches of one optimizer step over all processes, 0 .. grad_accum_steps * world_size - 1, so two processes
-    with one each compute the same step as one process with two.
-    After n steps, save(n, progress) runs on rank 0 when n is a multiple of `save_every` and at the end, always before
-    evaluate(n), which every rank runs at multiples of `eval_every` and at the end. stop(n, metrics) follows each
-    evaluation; True ends training with a checkpoint. log(record) gets one record per `log_every` steps and one per
-    evaluation; without it they are printed. `progress` is the record that save got, when resuming.
-    Steps with a non-finite gradient are skipped and counted; 20 in a row raise UserError.
-    """
-    assert start_step <= num_steps, f"start_step {start_step} lies behind num_steps {num_steps}"
-    device = next(model.parameters()).device
-    emit = log or print_metrics
-    state = Progress(**(progress or {}))
-    assert progress is None or state.step == start_step, f"progress is at step {state.step}, not {start_step}"
-    state.step = start_step
-    sync_parameters(model)
-    clock = _Clock(state, start_step, num_steps)
-    losses: list[float] = []
-    metrics: dict[str, Any] = {}
-    stopped = False
-    skipped_in_a_row = 0
-    parts: Parts = {}
-    model.train()
-    while state.step < num_steps and not stopped:
-        scale = schedule(state.step)
-        optimizer.set_lr_scale(scale)
-        done = _train_step(model, batches, loss_fn, optimizer, state.step, grad_accum_steps, clip_norm, device)
-        skipped_in_a_row = _count(state, done, skipped_in_a_row)
-        losses.append(done.loss)
-        _add_parts(parts, done.parts)
-        is_last = state.step == num_steps
-        if is_last or _due(state.step, log_every):
-            numbers = {"loss": state.mean_loss, **_part_means(parts), "lr_scale": scale, "grad_norm": done.grad_norm}
-            emit({"step": state.step, "num_steps": num_steps, **numbers, **clock.read()})
-            parts = {}
-        is_saved = save is not None and (is_last or _due(state.step, save_every))
-        if is_saved:
-            _save(save, state, clock)
-        if evaluate is not None and (is_last or _due(state.step, eval_every)):
-            metrics = dict(clock.outside(evaluate, state.step))
-            model.train()
-            emit({"step": state.step, **metrics})
-            stopped = stop is not None and any_rank(stop(state.step, metrics), device)
-        if stopped and save is not None and not is_saved:
-            _save(save, state, clock)
-    clock.read()
-    return {**state.record(), "stopped": stopped, "loss": state.mean_loss, "losses": losses, "metrics": metrics}
+    def __init__(
+        self, model: nn.Module, batches: Batches, loss_fn: LossFunction, optimizer: CombinedOptimizer,
+        settings: FitSettings,
+    ) -> None:
+        self.model, self.batches, self.loss_fn, self.optimizer, self.settings = (
+            model, batches, loss_fn, optimizer, settings)
+        start, end = settings.start_step, settings.num_steps
+        assert start <= end, f"start_step {start} lies behind num_steps {end}"
+        self.device = next(model.parameters()).device
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.scale = gradient_scale(model)
+        self.emit = settings.log or print_metrics
+        self.state = Progress(**(settings.progress or {}))
+        assert settings.progress is None or self.state.step == start, f"progress is at {self.state.step}, not {start}"
+        self.state.step = start
+        self.guard = Guard(clip_norm=settings.clip_norm, norm_factor=settings.norm_factor,
+                           loss_sigmas=settings.loss_sigmas, record=self.state.guard)
+        self.clock = Clock(self.state, end, flops_per_token=settings.flops_per_token, peak_flops=settings.peak_flops)
+        self.losses: list[float] = []
+        self.metrics: dict[str, Any] = {}
+        self.parts: Parts = {}
+        self.saved_at = start
+
+    def run(self) -> dict[str, Any]:
+        """All steps, and what follows each of them."""
+        settings, state = self.settings, self.state
+        sync_parameters(self.model)
+        self.model.train()
+        is_stopped = is_interrupted = False
+        save_is_due = False
+        while state.step < settings.num_steps and not (is_stopped or is_interrupted):
+            scale = settings.schedule(state.step)
+            self.optimizer.set_lr_scale(scale)
+            done = self._step(state.step)
+            self._count(done)
+            is_last, is_interrupted = state.step == settings.num_steps, done.is_last
+            if is_last or _due(state.step, settings.log_every):
+                self._log(scale, done)
+            save_is_due = save_is_due or _due(state.step, settings.save_every)
+            if is_last or is_interrupted or (save_is_due and self.guard.is_calm):
+                self._save()
+                save_is_due = False
+            if not is_interrupted and (is_last or _due(state.step, settings.eval_every)):
+                is_stopped = self._evaluate()
+        if is_stopped:
+            self._save()
+        self.clock.read()
+        return {**self._record(), **asdict(self.guard.counters), "stopped": is_stopped, "interrupted": is_interrupted,
+                "loss": state.mean_loss, "losses": self.losses, "metrics": self.metrics}
+
+    def _step(self, step: int) -> _Step:
+        """One optimizer step over all micro-batches of all processes."""
+        settings = self.settings
+        first = rank() * settings.grad_accum_steps
+        micro_batches = [self.batches(step, first + index) for index in range(settings.grad_accum_steps)]
+        weight = sum(batch.weight() for batch in micro_batches)
+        counts = [weight, sum(batch.num_tokens() for batch in micro_batches)]
+        normaliser, tokens = sum_numbers(counts, self.device)
+        if normaliser == 0:
+            return _Step(tokens=int(tokens), is_empty=True, is_last=any_rank(settings.is_interrupted(), self.device))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=self.device)
+        parts: Parts = {}
+        for micro, batch in enumerate(micro_batches, first):
+            torch.manual_seed(random.Random(f"{settings.seed}:{step}:{micro}").getrandbits(63))
+            with settings.context():
+                output = self.loss_fn(self.model, batch.to(self.device), normaliser)
+            if output.loss.requires_grad:
+                (output.loss * self.scale).backward()
+            elif self.scale != 1:
+                take_part(self.model).backward()
+            loss += output.loss.detach()
+            _add_parts(parts, output.parts)
+        sum_gradients(self.parameters)
+        wish = torch.tensor(float(settings.is_interrupted()), device=self.device)
+        total, wishes = sum_over_ranks(torch.stack([loss, wish])).tolist()
+        norm, is_applied = self._apply(step, micro_batches[0].kind, total)
+        self.optimizer.zero_grad(set_to_none=True)
+        return _Step(loss=total, grad_norm=norm, tokens=int(tokens), is_applied=is_applied, is_last=wishes > 0,
+                     parts=parts)
+
+    def _apply(self, step: int, kind: str, loss: float) -> tuple[float, bool]:
+        """Update the parameters if the guards allow it; the gradient's norm before clipping, and whether."""
+        grads = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        total = torch.nn.utils.get_total_norm(grads)
+        norm = float(whole(total))
+        verdict = self.guard.judge(step, kind, loss, norm)
+        if verdict.is_applied:
+            if math.isfinite(verdict.max_norm):
+                torch.nn.utils.clip_grads_with_norm_(self.parameters, verdict.max_norm, total)
+            self.optimizer.step()
+        return norm, verdict.is_applied
+
+    def _count(self, done: _Step) -> None:
+        self.state.step += 1
+        self.state.tokens += done.tokens
+        self.state.num_empty += done.is_empty
+        self.state.num_skipped = self.guard.counters.num_skipped
+        if done.is_applied:
+            self.state.add_loss(done.loss)
+        self.losses.append(done.loss)
+        _add_parts(self.parts, done.parts)
+
+    def _log(self, scale: float, done: _Step) -> None:
+        means = {f"loss_{kind}": float(loss / count) for kind, (loss, count) in self.parts.items() if float(count) > 0}
+        self.parts = {}
+        counted = {name: number for name, number in asdict(self.guard.counters).items()
+                   if number and name.startswith("num_")}
+        numbers = {"loss": self.state.mean_loss, **means, "lr_scale": scale, "grad_norm": done.grad_norm, **counted}
+        self.emit({"step": self.state.step, "num_steps": self.settings.num_steps, **numbers, **self.clock.read()})
+
+    def _record(self) -> dict[str, Any]:
+        self.state.guard = self.guard.record()
+        return self.state.record()
+
+    def _save(self) -> None:
+        if self.settings.save is None or self.saved_at == self.state.step:
+            return
+        self.clock.read()
+        self.clock.outside(self.settings.save, self.state.step, self._record())
+        self.saved_at = self.state.step
+        barrier()
+
+    def _evaluate(self) -> bool:
+        """Evaluate if there is something to; whether training ends."""
+        settings, step = self.settings, self.state.step
+        if settings.evaluate is None:
+            return False
+        self.metrics = dict(self.clock.outside(settings.evaluate, step))
+        self.model.train()
+        self.emit({"step": step, **self.metrics})
+        return settings.stop is not None and any_rank(settings.stop(step, self.metrics), self.device)
 
 
 def _add_parts(totals: Parts, new: Parts) -> None:
@@ -151,105 +242,5 @@ def _add_parts(totals: Parts, new: Parts) -> None:
         totals[kind] = (old_loss + loss, old_count + count)
 
 
-def _part_means(parts: Parts) -> dict[str, float]:
-    return {f"loss_{kind}": float(loss / count) for kind, (loss, count) in parts.items() if float(count) > 0}
-
-
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _save(save: Callable[[int, dict[str, Any]], None], state: Progress, clock: "_Clock") -> None:
-    clock.read()
-    if rank() == 0:
-        clock.outside(save, state.step, state.record())
-    barrier()
-
-
-def _count(state: Progress, done: _Step, skipped_in_a_row: int) -> int:
-    """Add one step to the counters; returns how many steps in a row were skipped."""
-    state.step += 1
-    state.tokens += done.tokens
-    state.num_empty += done.is_empty
-    if done.is_applied:
-        state.add_loss(done.loss)
-        return 0
-    if done.is_empty:
-        return skipped_in_a_row
-    state.num_skipped += 1
-    if skipped_in_a_row + 1 >= MAX_SKIPPED_IN_A_ROW:
-        raise UserError(
-            f"Training diverged: {MAX_SKIPPED_IN_A_ROW} gradients in a row were not finite, up to step {state.step}",
-            hint="resume from the last checkpoint with lower learning rates, e.g. half of --matrix_lr",
-        )
-    return skipped_in_a_row + 1
-
-
-def _train_step(
-    model: nn.Module,
-    batches: Callable[[int, int], Batch],
-    loss_fn: LossFunction,
-    optimizer: CombinedOptimizer,
-    step: int,
-    grad_accum_steps: int,
-    clip_norm: float,
-    device: torch.device,
-) -> _Step:
-    """One optimizer step over all micro-batches of all processes."""
-    first = rank() * grad_accum_steps
-    micro_batches = [batches(step, first + index) for index in range(grad_accum_steps)]
-    weight = sum(batch.weight() for batch in micro_batches)
-    normaliser, tokens = sum_numbers([weight, sum(batch.num_tokens() for batch in micro_batches)], device)
-    if normaliser == 0:
-        return _Step(tokens=int(tokens), is_empty=True)
-    optimizer.zero_grad(set_to_none=True)
-    loss = torch.zeros((), device=device)
-    parts: Parts = {}
-    for batch in micro_batches:
-        output = loss_fn(model, batch.to(device), normaliser)
-        if output.loss.requires_grad:
-            output.loss.backward()
-        loss += output.loss.detach()
-        _add_parts(parts, output.parts)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    sum_gradients(parameters)
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, clip_norm if clip_norm > 0 else math.inf))
-    is_applied = math.isfinite(norm)
-    if is_applied:
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    total = float(sum_over_ranks(loss))
-    return _Step(loss=total, grad_norm=norm, tokens=int(tokens), is_applied=is_applied, parts=parts)
-
-
-class _Clock:
-    """Wall time: totals for the checkpoint, speed of training alone, and an estimate of what remains."""
-
-    def __init__(self, state: Progress, start_step: int, num_steps: int) -> None:
-        self.state, self.start_step, self.num_steps = state, start_step, num_steps
-        self.begin = self.last = time.perf_counter()
-        self.read_seconds, self.read_tokens, self.outside_seconds = 0.0, state.tokens, 0.0
-        self.speed = 0.0
-
-    def outside(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call evaluate or save without counting its time against the speed of training."""
-        start = time.perf_counter()
-        result = function(*arguments)
-        self.outside_seconds += time.perf_counter() - start
-        return result
-
-    def read(self) -> dict[str, float]:
-        now = time.perf_counter()
-        self.state.seconds += now - self.last
-        self.last = now
-        training = now - self.begin - self.outside_seconds
-        if self.state.tokens > self.read_tokens:
-            self.speed = (self.state.tokens - self.read_tokens) / max(training - self.read_seconds, 1e-9)
-            self.read_seconds, self.read_tokens = training, self.state.tokens
-        steps = max(1, self.state.step - self.start_step)
-        return {
-            "tokens": self.state.tokens,
-            "tokens_per_s": self.speed,
-            "elapsed_s": self.state.seconds,
-            "remaining_s": (now - self.begin) / steps * (self.num_steps - self.state.step),
-        }

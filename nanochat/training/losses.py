@@ -19,6 +19,7 @@ class Batch:
     targets: Tensor  # (B, T) long, the token after each position; -1 is ignored
     weights: Tensor | None = None  # (B, T) float, weight of each target; None counts every target as 1
     seq_idx: Tensor | None = None  # (B, T) long, changes where a packed row starts a new sequence
+    kind: str = ""  # what it practises; guards compare the losses of a kind only. The same for all of a step
 
     def supervised(self) -> Tensor:
         """(B, T) bool: positions that carry loss."""

@@ -14,7 +14,7 @@ from nanochat.errors import MissingDependency, UserError
 logger = logging.getLogger(__name__)
 
 UNTRACKED = "dummy"  # the run name that means: no wandb
-TIMES = ("tokens", "tokens_per_s", "elapsed_s", "remaining_s")
+TIMES = ("tokens", "tokens_per_s", "flops_per_s", "mfu", "elapsed_s", "remaining_s")
 TRAINING_FIELDS = ("step", "num_steps", "loss", "lr_scale", "grad_norm", *TIMES)
 
 
@@ -39,10 +39,19 @@ def console_line(record: Mapping[str, Any]) -> str:
             *words,
             f"lr x{record['lr_scale']:.3f}",
             f"grad {record['grad_norm']:.2f}",
-            f"{record['tokens_per_s']:,.0f} tok/s",
+            f"{record['tokens_per_s']:,.0f} tok/s{_flops(record)}",
             f"{duration(record['elapsed_s'])} elapsed, {duration(record['remaining_s'])} left",
         ]
     )
+
+
+def _flops(record: Mapping[str, Any]) -> str:
+    """" 31.2 GFLOP/s (45 % of peak)" as far as known."""
+    if not record.get("flops_per_s"):
+        return ""
+    unit, size = next((pair for pair in (("T", 1e12), ("G", 1e9)) if record["flops_per_s"] >= pair[1]), ("M", 1e6))
+    share = f" ({record['mfu']:.0%} of peak)" if "mfu" in record else ""
+    return f" {record['flops_per_s'] / size:,.1f} {unit}FLOP/s{share}"
 
 
 def _short(value: float | str) -> str:

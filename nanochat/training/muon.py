@@ -49,14 +49,41 @@ class Muon(torch.optim.Optimizer):
                 self._step_together(parameters, group["lr"], group["weight_decay"], group["momentum"])
 
     def _step_together(self, parameters: list[Tensor], lr: float, weight_decay: float, momentum: float) -> None:
-        grads = [parameter.grad for parameter in parameters]
         for parameter in parameters:
             if "momentum_buffer" not in self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        weights = [_own(parameter) for parameter in parameters]
+        grads = [_own(parameter.grad) for parameter in parameters]
+        buffers = [_own(self.state[parameter]["momentum_buffer"]) for parameter in parameters]
         torch._foreach_lerp_(buffers, grads, 1 - momentum)
         updates = torch.stack(torch._foreach_lerp(grads, buffers, momentum))  # Nesterov
+        updates = _gather(updates, parameters[0])
         updates = orthogonalize(updates if updates.device.type == "cpu" else updates.bfloat16())
-        torch._foreach_mul_(parameters, 1 - lr * weight_decay)
-        scaled = updates.to(parameters[0].dtype) * (lr * 0.2 * max(parameters[0].shape) ** 0.5)
-        torch._foreach_sub_(parameters, list(scaled.unbind(0)))
+        torch._foreach_mul_(weights, 1 - lr * weight_decay)
+        scaled = updates.to(weights[0].dtype) * (lr * 0.2 * max(parameters[0].shape) ** 0.5)
+        torch._foreach_sub_(weights, list(_own_rows(scaled, parameters[0]).unbind(0)))
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """The share of a tensor that this process holds: all of it, unless FSDP2 has cut it by rows."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def _gather(updates: Tensor, parameter: Tensor) -> Tensor:
+    """updates (N, own rows, C) -> (N, R, C): orthogonalising needs whole matrices, so every process does it for all."""
+    if not hasattr(parameter, "to_local"):
+        return updates
+    from torch.distributed.tensor import DTensor, Shard
+
+    shape = torch.Size((len(updates), *parameter.shape))
+    return DTensor.from_local(updates, parameter.device_mesh, [Shard(1)], run_check=False, shape=shape,
+                              stride=(shape[1] * shape[2], shape[2], 1)).full_tensor()
+
+
+def _own_rows(updates: Tensor, parameter: Tensor) -> Tensor:
+    """updates (N, R, C) -> the rows that this process holds of each parameter."""
+    if not hasattr(parameter, "to_local"):
+        return updates
+    place, parts = parameter.device_mesh.get_local_rank(), updates.chunk(parameter.device_mesh.size(), dim=1)
+    # with more processes than rows some hold none
+    return parts[place] if place < len(parts) else updates[:, :0]

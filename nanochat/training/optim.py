@@ -7,19 +7,22 @@ import torch
 from torch import Tensor, nn
 
 from nanochat.errors import CheckpointError
+from nanochat.model.rows import RowChanges
+from nanochat.training.lora import ADAPTER_NAMES
 from nanochat.training.muon import Muon
+from nanochat.training.sharding import share_like
 
 NEVER_DECAYED = ("A_log", "D", "dt_bias")
 HEAD_NAMES = ("lm_head", "head")
-GROUPS = ("matrix", "embedding", "kernel", "scalar")
+GROUPS = ("matrix", "embedding", "kernel", "scalar", "adapter")
 
 
 def parameter_groups(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     """Split a model's parameters by the class of the module that owns them: group -> name -> parameter.
 
     matrix: 2-D weights of nn.Linear (Muon). embedding: nn.Embedding and the output head, tied or not. kernel:
-    convolution kernels and other matrices. scalar: norms, biases, A_log, D, dt_bias (never decayed). Every trained
-    parameter is in exactly one group, under the first of its names.
+    convolution kernels and other matrices. scalar: norms, biases, A_log, D, dt_bias (never decayed). adapter: the
+    factors of LoRA. Every trained parameter is in exactly one group, under the first of its names.
     """
     groups: dict[str, dict[str, nn.Parameter]] = {group: {} for group in GROUPS}
     names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -40,7 +43,10 @@ def parameter_groups(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
 
 
 def _group_of(path: str, module: nn.Module, name: str, parameter: nn.Parameter) -> str:
-    if isinstance(module, nn.Embedding) or (path.rpartition(".")[2] in HEAD_NAMES and parameter.ndim == 2):
+    if name in ADAPTER_NAMES:
+        return "adapter"
+    is_head = path.rpartition(".")[2] in HEAD_NAMES and parameter.ndim == 2
+    if is_head or isinstance(module, (nn.Embedding, RowChanges)):
         return "embedding"
     if name in NEVER_DECAYED or parameter.ndim < 2:
         return "scalar"
@@ -130,7 +136,8 @@ class CombinedOptimizer:
                 for parameter, name in zip(group["params"], mine[group["name"]], strict=True):
                     if name in states:
                         optimizer.state[parameter] = {
-                            key: tensor.to(parameter.device, copy=True) for key, tensor in states[name].items()
+                            key: share_like(tensor.to(parameter.device, copy=True), parameter)
+                            for key, tensor in states[name].items()
                         }
 
 
@@ -147,11 +154,12 @@ def build_optimizer(
     matrix_lr: float = 3e-3,
     embedding_lr: float = 3e-3,
     scalar_lr: float = 3e-3,
+    adapter_lr: float = 3e-3,
     weight_decay: float = 0.0,
 ) -> CombinedOptimizer:
     """Muon for the 2-D weights of linear layers, AdamW for the rest; weight decay on matrices and kernels only.
 
-    All rates are on AdamW's scale. Kernels learn at scalar_lr.
+    All rates are on AdamW's scale. Kernels learn at scalar_lr, the factors of LoRA at adapter_lr.
     """
     groups = parameter_groups(model)
 
@@ -164,6 +172,7 @@ def build_optimizer(
         *group("embedding", embedding_lr, 0.0),
         *group("kernel", scalar_lr, weight_decay),
         *group("scalar", scalar_lr, 0.0),
+        *group("adapter", adapter_lr, 0.0),
     ]
     optimizers: list[torch.optim.Optimizer] = [Muon(matrices)] if matrices else []
     if others:

@@ -1,0 +1,119 @@
+"""Measure a checkpoint as a language model: bits per byte on texts, recall probes, cloze sets, against another one.
+
+    python -m scripts.base_eval --source base --input data/my_documents.jsonl
+"""
+
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from nanochat.common import base_dir, print0, run_main, write_json
+from nanochat.config import load_config
+from nanochat.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseEvalConfig:
+    source: str = "base"              # checkpoint: base, mid, rag, refrag, or hf:FOLDER_OR_ID
+    tag: str = ""                     # its tag; empty: the one written last
+    step: int = -1                    # its step; -1: the latest
+    compare: str = ""                 # another checkpoint for the same questions: SOURCE, SOURCE/TAG or hf:FOLDER_OR_ID
+    input: str = ""                   # texts for bits per byte, comma-separated: .jsonl(.gz) or .txt
+    max_documents: int = 500          # documents read of each file; 0 reads all
+    row_len: int = 0                  # tokens read at once; 0: as many as the model was made for, up to 2048
+    context: int = -1                 # tokens of a long document read twice, before its next piece; -1: row_len / 4
+    probes: str = "induction,key_values,copy,recall"  # recall probes, comma-separated; empty for none
+    probe_examples: int = 32          # examples of each difficulty
+    cloze: str = ""                   # files of prompts and answers, comma-separated: .jsonl
+    device: str = "auto"              # auto, cpu, cuda or mps
+    seed: int = 0                     # probes and bootstrap
+    output: str = ""                  # JSON file; empty: in the base folder, named after the checkpoint
+
+
+CONFIG = BaseEvalConfig
+LONGEST = 2048
+
+
+def main(argv: list[str]) -> int:
+    config = load_config(BaseEvalConfig, argv, prog="scripts.base_eval", description=__doc__ or "")
+    probes = check_settings(config)
+    # imported here so that --help does not wait for it
+    from nanochat.checkpoint_manager import load_model
+    from nanochat.device import pick_device, set_cpu_threads
+    from nanochat.evaluation.cloze import read_cloze
+    from nanochat.evaluation.language_report import LanguageReport, console_table
+    from scripts.text_input import read_documents
+
+    device = pick_device(config.device)
+    set_cpu_threads()
+    texts = {path: list(islice(read_documents(path), config.max_documents or None)) for path in _names(config.input)}
+    cloze = {path: read_cloze(path) for path in _names(config.cloze)}
+    reports = []
+    for source, tag, step in _checkpoints(config):
+        model, tokenizer, meta = load_model(source, device, "eval", tag, step)
+        name = f"{meta['source']}/{meta['tag']} step {meta['step']}"
+        print0(f"Reading with {name}: {model.num_parameters:,} parameters, {','.join(model.config.block_pattern)}")
+        row_len = config.row_len or min(model.config.sequence_len, LONGEST)
+        report = LanguageReport(name, model, tokenizer, seed=config.seed, row_len=row_len,
+                                context=row_len // 4 if config.context < 0 else config.context)
+        report.read_texts(texts)
+        report.run_probes(probes, config.probe_examples)
+        report.answer_cloze(cloze)
+        reports.append((report, meta))
+    first = reports[0][0]
+    other = reports[1][0] if len(reports) > 1 else None
+    print0("\n" + console_table(first, other) + "\n")
+    path = output_file(config, reports[0][1])
+    write_json(path, {"config": asdict(config), **first.to_dict(other)})
+    print0(f"wrote {path}")
+    return 0
+
+
+def check_settings(config: BaseEvalConfig) -> list[str]:
+    """The probes to run. Raises ConfigError for settings that cannot be."""
+    from nanochat.evaluation.probes import PROBES
+
+    probes = _names(config.probes)
+    for name in probes:
+        if name not in PROBES:
+            raise ConfigError(f"Unknown probe {name!r}", hint=f"there are {', '.join(PROBES)}")
+    if not (config.input or probes or config.cloze):
+        raise ConfigError("There is nothing to measure: --input, --probes and --cloze are empty",
+                          hint="name a text: --input data/my_documents.jsonl")
+    for name, least in (("probe_examples", 1), ("max_documents", 0), ("row_len", 0)):
+        if getattr(config, name) < least:
+            raise ConfigError(f"--{name} is {getattr(config, name)}, must be at least {least}",
+                              hint=f"see --help for --{name}")
+    if config.row_len and config.context >= config.row_len:
+        raise ConfigError(f"--context is {config.context}, --row_len {config.row_len}: nothing would be read",
+                          hint="leave --context out")
+    return probes
+
+
+def _names(listed: str) -> list[str]:
+    return [name.strip() for name in listed.split(",") if name.strip()]
+
+
+def _checkpoints(config: BaseEvalConfig) -> list[tuple[str, str | None, int | None]]:
+    """Source, tag and step of the checkpoint, and of the one it is compared with."""
+    chosen: list[tuple[str, str | None, int | None]] = [
+        (config.source, config.tag or None, config.step if config.step >= 0 else None)]
+    if config.compare.startswith("hf:"):
+        chosen.append((config.compare, None, None))
+    elif config.compare:
+        source, _, tag = config.compare.partition("/")
+        chosen.append((source, tag or None, None))
+    return chosen
+
+
+def output_file(config: BaseEvalConfig, meta: dict[str, Any]) -> Path:
+    """Where the numbers go: --output, or a place named after the checkpoint."""
+    if config.output:
+        return Path(config.output)
+    source = meta["source"].partition(":")[0]
+    return base_dir() / "reports" / source / meta["tag"] / f"step_{meta['step']:06d}" / "base_eval.json"
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))
