@@ -59,8 +59,8 @@ def set_cpu_threads() -> int:
 def use_fast_products() -> bool:
     """Let oneDNN multiply float32 matrices instead of MKL, on CPUs where that is as exact; True where it is in use.
 
-    MKL leaves the AVX-512 units of AMD processors alone. What torch calls precision "medium" hands products to oneDNN,
-    which uses them; it may round to bfloat16 only on CPUs with matrix tiles (AMX). So this looks at the result: it
+    On AMD processors MKL reaches about half of oneDNN's rate. What torch calls precision "medium" hands products to it,
+    and oneDNN may round to bfloat16 only on CPUs with matrix tiles (AMX). So this looks at the result: it
     stays where a product is as close to float64 as before. Not where there is a GPU: its precision would fall, too.
     """
     if torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512" or not _is_amd():

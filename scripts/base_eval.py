@@ -50,9 +50,11 @@ def main(argv: list[str]) -> int:
     texts = {path: list(islice(read_documents(path), config.max_documents or None)) for path in _names(config.input)}
     cloze = {path: read_cloze(path) for path in _names(config.cloze)}
     reports = []
-    for source, tag, step in _checkpoints(config):
-        model, tokenizer, meta = load_model(source, device, "eval", tag, step)
+    # all are loaded before one is measured: a wrong name must not cost a measurement
+    loaded = [load_model(source, device, "eval", tag, step) for source, tag, step in _checkpoints(config)]
+    for model, tokenizer, meta in loaded:
         name = f"{meta['source']}/{meta['tag']} step {meta['step']}"
+        name = meta["source"] if meta["source"].startswith("hf:") else name
         print0(f"Reading with {name}: {model.num_parameters:,} parameters, {','.join(model.config.block_pattern)}")
         row_len = config.row_len or min(model.config.sequence_len, LONGEST)
         report = LanguageReport(name, model, tokenizer, seed=config.seed, row_len=row_len,

@@ -148,3 +148,11 @@ def test_rows_join_a_cache_with_room_without_a_new_one(pattern, monkeypatch):
     scheduler.run()
     # one for every prompt, which is read alone here; one to measure; the batch's own of 1, 2, 4 and 8 rows
     assert sorted(made) == [1] * 18 + [2, 4, 8], f"caches of {made} rows were made"
+
+
+def test_ids_outside_the_vocabulary_are_refused_at_the_door():
+    scheduler = Scheduler(make_model("M,T"))
+    for ids in ([1, 99999], [-1]):
+        with pytest.raises(RequestRefused, match="outside 0"):
+            scheduler.submit(Request(ids=ids))
+    assert scheduler.is_idle

@@ -134,3 +134,40 @@ def test_events_carry_every_id_once():
     scheduler.run()
     assert [id for ids in handle for id in ids] == handle.ids
     assert seen[-1] == len(handle.ids) == 9 and handle.first_token_s <= handle.last_token_s
+
+
+def failing_factory():
+    raise KeyError("no such grammar")
+
+
+@pytest.mark.parametrize(("broken", "error"), [
+    ({"rule": failing_factory}, KeyError),
+    ({"rule": lambda: OnlyIds(torch.ones(3, dtype=torch.bool))}, ValueError),
+    ({"on_event": lambda handle: 1 / 0}, ZeroDivisionError),
+])
+def test_what_a_request_brings_along_breaks_that_request_only(broken, error):
+    model = make_model("M,T")
+    good = Request(ids=[1, 2, 3], params=SamplingParams(max_tokens=12, temperature=0.0))
+    expected = serve(Scheduler(model), [good])[0].ids
+    scheduler = Scheduler(model)
+    first = scheduler.submit(good)
+    for _ in range(4):
+        scheduler.step()
+    bad = scheduler.submit(Request(ids=[5], params=good.params, **broken))
+    second = scheduler.submit(good)
+    scheduler.run()
+    assert first.ids == second.ids == expected
+    assert bad.stop == "error" and isinstance(bad.error, error) and scheduler.is_idle
+
+
+def test_no_handle_is_lost_when_the_model_fails_while_prompts_are_read_or_join(monkeypatch):
+    model = make_model("M,T")
+    for place in ("nanochat.engine.scheduler.Prefill.__init__", "nanochat.engine.batch.Batch.join"):
+        scheduler = Scheduler(model)
+        handle = scheduler.submit(Request(ids=[1, 2, 3]))
+        with monkeypatch.context() as patch:
+            patch.setattr(place, lambda *arguments: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                scheduler.run()
+        assert handle.stop == "error" and scheduler.is_idle, place
+        assert serve(scheduler, [Request(ids=[1, 2, 3], params=SAMPLING[0])])[0].stop

@@ -167,3 +167,15 @@ def test_fast_products_stay_as_exact_as_float32():
         assert error < 2e-6, f"a product of float32 matrices is off by {error}"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("pattern", ["M", "M,T"])
+def test_a_long_read_in_pieces_equals_one_forward(pattern, monkeypatch):
+    monkeypatch.setattr("nanochat.model.layers.PIECE", 8)
+    monkeypatch.setattr("nanochat.model.mamba.PIECE", 8)
+    model = LanguageModel(ModelConfig(block_pattern=pattern, vocab_size=30, n_embd=16, n_head=2, n_kv_head=1,
+                                      mlp_hidden=8, d_state=4, headdim=8), seed=1)
+    ids = torch.randint(30, (2, 29), generator=torch.Generator().manual_seed(0))
+    whole = model(ids)
+    with torch.no_grad():
+        assert_close([whole], [model(ids, model.new_cache(2))])

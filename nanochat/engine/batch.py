@@ -8,17 +8,12 @@ from torch import Tensor
 
 from nanochat.engine.cuda_graphs import DecodeGraphs
 from nanochat.engine.prefill import Prefill
-from nanochat.engine.request import Handle, RequestFailed
-from nanochat.engine.rules import RowRule, stack_masks
+from nanochat.engine.request import CALL_ERRORS, Handle, RequestFailed
+from nanochat.engine.rules import RowRule, check_masks, stack_masks
 from nanochat.engine.sampling import choose
 from nanochat.engine.speculative import MAX_REREAD, Drafter, obey
-from nanochat.errors import UserError
 from nanochat.model import Cache, LanguageModel
 from nanochat.model.cache import Mark
-
-# what a rule may do wrong ends its own row only
-RULE_ERRORS = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, UserError, ValueError)
 
 
 @dataclass(eq=False)
@@ -28,6 +23,7 @@ class Row:
     handle: Handle
     version: int  # of the prefix cache when it was asked; -1 without one
     stop_ids: frozenset[int]
+    num_ids: int  # V
     features: Tensor | None  # (C,) at the last id the cache has read for good
     rule: RowRule | None = None
     drafter: Drafter | None = None
@@ -44,6 +40,7 @@ class Row:
     def begin(self, rule: RowRule) -> None:
         """The rule of this row, before its first id."""
         self.rule, self.masks = rule, [rule.allowed()]
+        check_masks(self.masks, self.num_ids)
 
     def prepare(self, may_draft: bool) -> None:
         """Guess what comes next, as far as the rule allows, and ask the rule what may be chosen."""
@@ -54,6 +51,7 @@ class Row:
             ends = (place for place, id in enumerate(draft) if id in self.stop_ids)
             draft = draft[: next(ends, len(draft))]
         self.draft, self.masks = obey(draft, self.rule)
+        check_masks(self.masks, self.num_ids)
 
     def take(self, picks: Sequence[int]) -> None:
         """Append what was chosen as far as the draft agrees, and one more.
@@ -132,7 +130,9 @@ class Batch:
             row = self._new_row(handle, prefill, place)
             if not handle.is_done:
                 rows.append((row, place))
-        self._settle([row for row, _ in rows], torch.stack([row.features for row, _ in rows]) if rows else None)
+        if not rows:
+            return
+        self._settle([row for row, _ in rows], torch.stack([row.features for row, _ in rows]))
         rows = [(row, place) for row, place in rows if not row.handle.is_done]
         if not rows:
             return
@@ -255,7 +255,7 @@ class Batch:
     def _new_row(self, handle: Handle, prefill: Prefill, place: int) -> Row:
         request, match = handle.request, prefill.matches[place]
         row = Row(handle, features=prefill.features[place], version=match.version if match else -1,
-                  stop_ids=frozenset(request.params.stop_ids))
+                  stop_ids=frozenset(request.params.stop_ids), num_ids=self._model.config.vocab_size)
         if request.rule is not None:
             _guard(row, lambda: row.begin(request.rule()))
         if self._speculate:
@@ -294,6 +294,6 @@ def _guard(row: Row, act: Callable[[], None]) -> None:
     """What goes wrong in a row's own rule ends that row."""
     try:
         act()
-    except RULE_ERRORS as error:
+    except CALL_ERRORS as error:
         row.draft, row.masks, row.is_whole = [], [None], False
         row.handle.end("error", error)

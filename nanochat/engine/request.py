@@ -10,6 +10,10 @@ from nanochat.engine.rules import RowRule
 from nanochat.engine.sampling import SamplingParams
 from nanochat.errors import UserError
 
+# what a request's own rule or callback may raise: it ends that request alone
+CALL_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError,
+               UserError, ValueError)
+
 
 class RequestRefused(UserError):
     """A request that this scheduler can never serve."""
@@ -95,8 +99,11 @@ class Handle:
         if self.is_done:
             return
         self.error, self.stop = error, stop
+        try:
+            self._tell()
+        except CALL_ERRORS as raised:
+            self.error = self.error or raised
         self._events.put(None)
-        self._tell()
 
     def _tell(self) -> None:
         if self.request.on_event is not None:

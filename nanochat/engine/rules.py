@@ -71,3 +71,10 @@ def stack_masks(masks: Sequence[Tensor | None]) -> Tensor | None:
     some = next(mask for mask in masks if mask is not None)
     free = torch.ones_like(some) if any(mask is None for mask in masks) else some
     return torch.stack([free if mask is None else mask for mask in masks])
+
+
+def check_masks(masks: Sequence[Tensor | None], num_ids: int) -> None:
+    """Raises ValueError for a mask that is not (num_ids,) bool."""
+    for mask in masks:
+        if mask is not None and (mask.shape != (num_ids,) or mask.dtype != torch.bool):
+            raise ValueError(f"A rule allows by {tuple(mask.shape)} {mask.dtype}, wanted is ({num_ids},) torch.bool")

@@ -51,6 +51,7 @@ class Scheduler:
         self._max_bytes = max_cache_bytes
         self._waiting: deque[Handle] = deque()
         self._prefill: Prefill | None = None
+        self._taken: list[Handle] = []  # out of the queue and not in a prefill yet
         self._matched: tuple[Handle, PrefixMatch | None] | None = None
         self._turn = threading.Lock()
         self._news = threading.Event()
@@ -66,6 +67,10 @@ class Scheduler:
                 f"{needed:,} bytes, the limit is {self._max_bytes:,}",
                 hint="shorten the prompt, lower max_tokens, or raise the limit of the cache",
             )
+        num_known = self.model.config.vocab_size
+        if wrong := [id for id in (*request.ids, *request.params.stop_ids) if not 0 <= id < num_known]:
+            raise RequestRefused(f"Id {wrong[0]} is outside 0..{num_known - 1}, the ids of this model",
+                                 hint="encode texts with the model's own tokenizer")
         handle = Handle(request)
         self._waiting.append(handle)
         self._news.set()
@@ -136,8 +141,8 @@ class Scheduler:
             return
         self._prefill.read(self.prefill_tokens)
         if not self._prefill.left:
-            prefill, self._prefill = self._prefill, None
-            self._batch.join(prefill)
+            self._batch.join(self._prefill)
+            self._prefill = None
 
     def _keep_answer(self, row: Row, cache: Cache) -> None:
         """The state at the end of an answer, for a next turn; the last id was not read."""
@@ -166,11 +171,13 @@ class Scheduler:
             if chosen and needed > left:
                 self._matched = (handle, match)
                 break
-            chosen.append((self._waiting.popleft(), match))
+            self._taken.append(self._waiting.popleft())
+            chosen.append((handle, match))
             left -= needed
         if not chosen:
             return None
         prefill = Prefill(self.model, *zip(*chosen, strict=True), self.prefix_cache)
+        self._taken = []
         for handle in list(self._waiting):
             if place := self._alike(handle, chosen):
                 prefill.keep_at(*place)
@@ -200,9 +207,10 @@ class Scheduler:
     def _give_up(self) -> None:
         """The model failed: everything in the middle of something ends; what waits may try again."""
         failed = RequestFailed("The model failed in the middle of a step", hint="see the error that step() raised")
-        for handle in [*(row.handle for row in self._batch.rows), *(self._prefill.handles if self._prefill else [])]:
+        prefill = self._prefill.handles if self._prefill else []
+        for handle in [*(row.handle for row in self._batch.rows), *prefill, *self._taken]:
             handle.end("error", failed)
-        self._prefill = None
+        self._prefill, self._taken = None, []
         self._batch.drop_ended()
 
 

@@ -68,10 +68,11 @@ class TextStop:
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
+        stops = (stops,) if isinstance(stops, str) else tuple(stops)
         if any(not text.strip() for text in stops):
             raise ConfigError(f"stop is {list(stops)}: white space alone is stripped from answers",
                               hint="give texts with at least one other character")
-        self._stops = tuple(stops)
+        self._stops = stops
         self._held = ""
         self.is_hit = False
 

@@ -1,5 +1,6 @@
 """A layer: norm, mixer, and mostly norm, gated MLP, on the residual stream; BLOCKS names the mixers."""
 
+import torch
 from torch import Tensor, nn
 
 from nanochat.model.attention import Attention
@@ -26,7 +27,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, state: LayerState | None, step: Step) -> Tensor:
         """x (B, T, C) -> (B, T, C); moves `state` on by T tokens when there is one."""
-        x = x + self.residual_multiplier * self.mixer(self.mixer_norm(x), state, step)
+        x = torch.add(x, self.mixer(self.mixer_norm(x), state, step), alpha=self.residual_multiplier)
         if self.mlp is None:
             return x
-        return x + self.residual_multiplier * self.mlp(self.mlp_norm(x))
+        return torch.add(x, self.mlp(self.mlp_norm(x)), alpha=self.residual_multiplier)

@@ -7,6 +7,7 @@ from torch.utils.checkpoint import checkpoint
 from nanochat.model.blocks import Block
 from nanochat.model.cache import Cache
 from nanochat.model.config import ModelConfig
+from nanochat.model.cpu import native
 from nanochat.model.layers import RMSNorm
 from nanochat.model.rows import RowChanges
 from nanochat.model.step import plan_step
@@ -79,6 +80,11 @@ class LanguageModel(nn.Module):
         """
         assert cache is None or seq_idx is None, "packed rows cannot continue a cache"
         assert cache is None or len(cache) == ids.shape[0], f"cache has {len(cache)} rows, ids have {ids.shape[0]}"
+        if cache is not None:
+            found = native.features(self, ids, cache)
+            if found is not None:
+                cache.advance(ids.shape[1])
+                return found
         x = self.embed(ids)
         if self.embed_changes is not None:
             x = x + self.embed_changes(ids)
@@ -97,11 +103,15 @@ class LanguageModel(nn.Module):
     def head(self, features: Tensor) -> Tensor:
         """features (..., C) -> logits (..., V) float32."""
         is_tied = self.lm_head is None
-        logits = nn.functional.linear(features, self.embed.weight if is_tied else self.lm_head.weight)
+        weight = self.embed.weight if is_tied else self.lm_head.weight
+        logits = native.linear(features, weight)
+        if logits is None:
+            logits = nn.functional.linear(features, weight)
         changes = self.embed_changes if is_tied else self.head_changes
         if changes is not None:
             logits = changes.add_to_logits(logits, features)
-        return logits.float() / self.config.logits_scaling
+        logits, scaling = logits.float(), self.config.logits_scaling
+        return logits if scaling == 1.0 else logits / scaling
 
     def forward(self, ids: Tensor, cache: Cache | None = None, *, seq_idx: Tensor | None = None) -> Tensor:
         """ids (B, T) -> logits (B, T, V) float32 for the token after each position."""

@@ -9,6 +9,8 @@ from nanochat.model.cpu.convolution import CausalConv
 from nanochat.model.cpu.norm import GatedNorm
 from nanochat.model.kernels import conv_kernel
 
+PIECE = 1024  # positions that are read at once where no gradients are wanted
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square normalisation with a learned scale (Zhang and Sennrich 2019, arXiv:1910.07467).
@@ -45,6 +47,9 @@ class GatedMLP(nn.Module):
         self.output_linear = nn.Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, C) -> the same shape; long inputs without gradients in pieces, so that memory stays small."""
+        if x.shape[1] > PIECE and x.device.type == "cpu" and not torch.is_grad_enabled():
+            return torch.cat([self(piece) for piece in x.split(PIECE, dim=1)], dim=1)
         gate, up = self.input_linear(x).chunk(2, dim=-1)
         return self.output_linear(F.silu(gate) * up)
 

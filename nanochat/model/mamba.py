@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from nanochat.model import cpu
 from nanochat.model.cache import SSMState
 from nanochat.model.config import ModelConfig
-from nanochat.model.kernels import ssd_kernel
-from nanochat.model.layers import RMSNorm, causal_conv, conv_from_window
+from nanochat.model.kernels import decode_kernel, ssd_kernel
+from nanochat.model.layers import PIECE, RMSNorm, causal_conv, conv_from_window
 from nanochat.model.ssd import ssd
 from nanochat.model.step import Step
 
@@ -52,12 +52,19 @@ class Mamba(nn.Module):
         return SSMState(conv=conv, ssm=torch.zeros(batch, self.n_head, self.headdim, self.d_state, device=device))
 
     def forward(self, x: Tensor, state: SSMState | None, step: Step) -> Tensor:
-        """x (B, T, C) -> (B, T, C); moves `state` on by T tokens."""
+        """x (B, T, C) -> (B, T, C); moves `state` on by T tokens, by PIECE at once where no gradients are wanted."""
         batch, length, _ = x.shape
+        if state is not None and length > PIECE and not torch.is_grad_enabled() and cpu.takes(x):
+            return torch.cat([self(piece, state, step) for piece in x.split(PIECE, dim=1)], dim=1)
         seq_idx = step.seq_idx
         gate, xbc, dt = self.in_proj(x).split([self.d_inner, self.conv_channels, self.n_head], dim=-1)
-        if state is not None and length == 1 and not torch.is_grad_enabled() and cpu.takes(x):
-            return self.out_proj(self.norm(self.decode(xbc[:, 0], dt[:, 0], state)[:, None], gate).to(x.dtype))
+        if state is not None and length == 1 and not torch.is_grad_enabled():
+            if (fused := decode_kernel(x)) is not None:
+                state.check()
+                return self.out_proj(fused(gate[:, 0], xbc[:, 0], dt[:, 0], state, self)[:, None])
+            if cpu.takes(x):
+                y = self.decode(xbc[:, 0], dt[:, 0], state)[:, None]
+                return self.out_proj(self.norm(y, gate).to(x.dtype))
         xbc, tail = causal_conv(xbc, self.conv_weight, self.conv_bias, state.conv if state else None, seq_idx=seq_idx)
         xbc = F.silu(xbc)
         if ssd_kernel(xbc) is None:

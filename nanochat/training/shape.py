@@ -122,7 +122,9 @@ def expand_pattern(preset: str, n_layer: int, attention_share: float) -> str:
         return ",".join(parse_block_pattern(preset))
     if preset in ("attention", "mamba"):
         return ",".join("TM"[preset == "mamba"] * n_layer)
-    count = min(n_layer, max(1, round(n_layer * attention_share)))
+    # at least one T, but a single layer is M: a model without one cannot be fine-tuned for RAG
+    least = min(1, n_layer - 1) if attention_share < 1 else 1
+    count = min(n_layer, max(least, round(n_layer * attention_share)))
     places = PATTERNS[preset](n_layer, count)
     return ",".join("T" if place in places else "M" for place in range(n_layer))
 
