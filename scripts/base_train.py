@@ -110,7 +110,8 @@ def check_settings(config: BaseTrainConfig) -> None:
         say_unused(config, "with --practice_share 0", "context_weight")
     if not config.depth:
         say_unused(config, "without --depth", "attention_share")
-    if "num_steps" in given(config):
+    if "num_steps" in given(config) and not config.depth:
+        # with --depth they still set the batch, which is that of the whole run
         say_unused(config, "with --num_steps", "num_tokens", "tokens_per_parameter")
     elif config.num_tokens:
         say_unused(config, "with --num_tokens", "tokens_per_parameter")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nanochat.common import base_dir, print0, rank, world_size
 from nanochat.config import describe
 from nanochat.errors import CheckpointNotFound
-from scripts.training_settings import TrainingConfig, TuningConfig, check_numbers, say_unused
+from scripts.training_settings import TrainingConfig, TuningConfig, check_numbers, say_changes, say_unused
 from scripts.training_start import Start, find_start, resume_point, row_length
 
 if TYPE_CHECKING:
@@ -168,6 +168,7 @@ def _is_done(
         print0(f"{name} is already at step {step} of {num_steps}: nothing to do")
         return result
     print0(f"Resuming {name} at step {step} of {num_steps}")
+    say_changes(config, state["meta"].get("config", {}))
     if evaluate is not None and config.eval_every and step % config.eval_every == 0:
         # the checkpoint was written before this evaluation, which may open the next stage or end training
         metrics = evaluate(step)

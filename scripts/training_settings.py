@@ -1,11 +1,15 @@
 """Settings that the training scripts share, and their checks."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from nanochat.common import print0
 from nanochat.config import origins
 from nanochat.errors import ConfigError
+
+# settings that may differ when a run goes on, without a word: where and how loudly it runs
+FREE_TO_CHANGE = ("resume", "run", "device", "compile", "log_every", "save_every", "keep_checkpoints")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,3 +72,11 @@ def say_unused(config: Any, reason: str, *names: str) -> None:
     for name in names:
         if origins(config)[name] not in ("default", "code"):
             print0(f"--{name} has no effect {reason}")
+
+
+def say_changes(config: Any, before: Mapping[str, Any]) -> None:
+    """One line that names the settings of a resumed run that are not those it had until now."""
+    changed = [f"{name} {before[name]!r} -> {value!r}" for name, value in asdict(config).items()
+               if name in before and name not in FREE_TO_CHANGE and before[name] != value]
+    if changed:
+        print0(f"Settings that are new since the checkpoint: {', '.join(changed)}")

@@ -63,7 +63,7 @@ def test_the_dial_sets_what_was_not_given_and_the_checkpoint_keeps_it(folder, ca
             64, "--device", "cpu", "--practice_share", 0, "--matrix_lr", 0.002]
     printed = run(capsys, *argv)
     for line in ("n_embd = 64  (depth 1)", "matrix_lr = 0.002  (flag)", "scalar_lr = 0.00424  (depth 1)",
-                 "block_pattern = 'T'  (spread, depth 1)", "(num_tokens)"):
+                 "block_pattern = 'M'  (spread, depth 1)", "(num_tokens)"):
         assert line in printed, f"{line!r} is not in\n{printed}"
     config = meta("dial")["config"]
     steps = config["num_steps"]

@@ -159,7 +159,9 @@ def test_a_resumed_run_continues(chain, source):
     config = meta(chain, source)["config"] | {"tag": "longer", "resume": True, "num_steps": 4}
     (chain.folder / "longer.json").write_text(json.dumps(config), encoding="utf-8")
     main = {"base": base_train.main, "rag": rag_finetune.main}[source]
-    assert f"Resuming {source}/longer at step {int(step[5:])} of 4" in run(main, chain.folder / "longer.json")
+    printed = run(main, chain.folder / "longer.json", "--weight_decay", "0.5")
+    assert f"Resuming {source}/longer at step {int(step[5:])} of 4" in printed
+    assert "new since the checkpoint:" in printed and "weight_decay 0.0 -> 0.5" in printed
     assert steps_of(chain, source, "longer")[-1] == "step_000004"
     assert difference(parameters(chain, source), parameters(chain, source, "longer")) > 0
 

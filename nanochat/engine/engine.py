@@ -192,6 +192,10 @@ class AnswerStream:
     def __next__(self) -> str:
         return next(self._pieces)
 
+    def close(self) -> None:
+        """Stop: the row is given up at the scheduler's next step; what was read so far stays."""
+        self._handle.cancel()
+
     def take_in(self) -> bool:
         """Read what has arrived; whether the answer is complete. Raises what ended it, if something did."""
         for _ in self._arrived():

@@ -74,6 +74,8 @@ def _build(
         target = target[:rows] if rule.is_vocab else target
         for name, part in rule.split(target).items():
             part.copy_(tensors.read(name))
+            if not bool(torch.isfinite(part).all()):
+                raise CheckpointError(f"{tensors.path(name)}: {name} holds values that are not finite", hint=AGAIN)
     # is_reserved would also name the control tokens of the source, whose rows are trained
     reserved = [] if knows_reserved(folder) else [tokenizer.special(name) for name in RESERVED_NAMES]
     new_ids = sorted({*reserved, *range(rows, config.vocab_size)})

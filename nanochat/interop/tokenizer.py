@@ -36,7 +36,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
             f"{folder} has no {FILE_NAME}",
             hint=f"write one: AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})",
         )
-    content = without_breaks(read_json(path))
+    content = without_breaks(read_json(path, hint="download the folder again"))
     if find_reserved(content) is not None:
         return Tokenizer.from_content(content, where=str(path))
     records = [_read_record(folder / name) for name in (CONFIG_FILE, SPECIAL_FILE)]

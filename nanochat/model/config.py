@@ -17,7 +17,8 @@ def parse_block_pattern(pattern: str | tuple[str, ...] | list[str]) -> tuple[str
     if wrong or not letters:
         raise ConfigError(
             f"Block pattern {pattern!r} is not made of the letters T and M",
-            hint='T is attention, M is Mamba-2, one letter per layer: --block_pattern "T,T,M,M"',
+            hint='T is attention, M is Mamba-2, one letter per layer: --block_pattern "T,T,M,M"; with --depth also a '
+                 "preset: spread, first, last, attention, mamba",
         )
     return tuple(letters)
 

@@ -173,13 +173,13 @@ class Tokenizer:
         return [0 if self.is_reserved(i) else len(self._backend.id_to_token(i)) for i in range(self.vocab_size)]
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, hint: str = TRAIN_ONE) -> Any:
     """A parsed tokenizer.json. Raises CheckpointError naming the file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as missing:
-        raise CheckpointError(f"Tokenizer not found: {path}", hint=TRAIN_ONE) from missing
+        raise CheckpointError(f"Tokenizer not found: {path}", hint=hint) from missing
     except OSError as error:
-        raise CheckpointError(f"Cannot read {path}: {error.strerror or error}", hint=TRAIN_ONE) from error
+        raise CheckpointError(f"Cannot read {path}: {error.strerror or error}", hint=hint) from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}", hint=TRAIN_ONE) from error
+        raise CheckpointError(f"{path} is damaged: {error}", hint=hint) from error
