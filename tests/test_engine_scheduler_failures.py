@@ -7,7 +7,7 @@ import torch
 from engine_stubs import SAMPLING, answers_alone, make_model, make_requests, serve
 
 from nanochat.engine.prefix_cache import PrefixCache
-from nanochat.engine.request import Request, RequestFailed
+from nanochat.engine.request import Request, RequestFailed, RequestRefused
 from nanochat.engine.rules import OnlyIds
 from nanochat.engine.sampling import SamplingParams
 from nanochat.engine.scheduler import Scheduler
@@ -171,3 +171,15 @@ def test_no_handle_is_lost_when_the_model_fails_while_prompts_are_read_or_join(m
                 scheduler.run()
         assert handle.stop == "error" and scheduler.is_idle, place
         assert serve(scheduler, [Request(ids=[1, 2, 3], params=SAMPLING[0])])[0].stop
+
+
+def test_a_request_that_waits_ends_at_the_step_after_it_was_cancelled():
+    scheduler = Scheduler(make_model("M,T"), max_rows=1)
+    writing, waiting, cancelled = (
+        scheduler.submit(Request(ids=[1, 2, 3], params=SamplingParams(max_tokens=20))) for _ in range(3))
+    scheduler.step()
+    cancelled.cancel()
+    scheduler.step()
+    assert cancelled.stop == "cancelled" and not writing.is_done and not waiting.is_done
+    with pytest.raises(RequestRefused, match="outside 0"):
+        scheduler.submit(Request(ids=[1], source=[99999]))

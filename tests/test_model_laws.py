@@ -153,3 +153,11 @@ def test_packed_gradients_equal_separate_rows():
     packed = gradients(model(torch.cat(rows, dim=1), seq_idx=seq_idx).logsumexp(-1).sum())
     for one, other in zip(separate, packed, strict=True):
         assert difference(one, other) < 1e-4 * max(1.0, one.abs().max().item())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pattern", ["T", "M"])
+def test_a_segment_number_that_comes_back_is_another_segment(pattern):
+    model, ids = make_model(pattern, attention_conv=3), random_ids(1, 12)
+    back, onward = (torch.tensor([[0] * 4 + [1] * 3 + [last] * 5]) for last in (0, 2))
+    assert difference(model(ids, seq_idx=back), model(ids, seq_idx=onward)) == 0.0

@@ -108,6 +108,8 @@ class Engine:
 
         A row's greedy answer is the one it would get alone; row i samples with the random numbers of (seed, i).
         """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}, must be at least 1", hint="64 rows suit most machines")
         params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, max_tokens=max_tokens, seed=seed,
                                 stop_ids=(self._grammar.end,))
         prompts = [self._prompt(conversation, max_tokens) for conversation in conversations]

@@ -183,6 +183,12 @@ class PrefixCache:
                     places.insert(0, place)
         return tuple(places)
 
+    def is_current(self, version: int) -> bool:
+        """Whether a match of this version still holds: the weights are the same, and clear() was not called."""
+        with self._lock:
+            self._check_weights()
+            return version == self._version
+
     def _check_weights(self) -> None:
         if self._weights.have_changed():
             self._counts["invalidations"] += 1

@@ -68,7 +68,8 @@ class Scheduler:
                 hint="shorten the prompt, lower max_tokens, or raise the limit of the cache",
             )
         num_known = self.model.config.vocab_size
-        if wrong := [id for id in (*request.ids, *request.params.stop_ids) if not 0 <= id < num_known]:
+        given = (*request.ids, *request.params.stop_ids, *(request.source or ()))
+        if wrong := [id for id in given if not 0 <= id < num_known]:
             raise RequestRefused(f"Id {wrong[0]} is outside 0..{num_known - 1}, the ids of this model",
                                  hint="encode texts with the model's own tokenizer")
         handle = Handle(request)
@@ -127,9 +128,11 @@ class Scheduler:
 
     def _drop_cancelled(self) -> None:
         prefill = self._prefill.handles if self._prefill else []
-        for handle in [*prefill, *(row.handle for row in self._batch.rows)]:
+        for handle in [*prefill, *(row.handle for row in self._batch.rows), *list(self._waiting)]:
             if handle.is_cancelled:
                 handle.end("cancelled")
+        for handle in [handle for handle in list(self._waiting) if handle.is_done]:
+            self._waiting.remove(handle)
         self._batch.drop_ended()
         if prefill and all(handle.is_done for handle in prefill):
             self._prefill = None
@@ -188,7 +191,10 @@ class Scheduler:
             return None
         # who found no room in the last portion is not looked up twice
         known, self._matched = self._matched, None
-        return known[1] if known and known[0] is handle else self.prefix_cache.match(handle.request.ids)
+        # ... unless the weights may have changed since: a new match costs little, and knows
+        if known and known[0] is handle and known[1] is not None and self.prefix_cache.is_current(known[1].version):
+            return known[1]
+        return self.prefix_cache.match(handle.request.ids)
 
     def _alike(self, handle: Handle, chosen: list[tuple[Handle, PrefixMatch | None]]) -> tuple[int, int] | None:
         """(number, length): who of the chosen is about to read most of what a request begins with, and how much."""

@@ -72,23 +72,23 @@ class TextStop:
         if any(not text.strip() for text in stops):
             raise ConfigError(f"stop is {list(stops)}: white space alone is stripped from answers",
                               hint="give texts with at least one other character")
-        self._stops = stops
+        self.stops = stops
         self._held = ""
         self.is_hit = False
 
     def push(self, piece: str) -> str:
         """What of the text is certain now."""
-        if not self._stops or self.is_hit:
+        if not self.stops or self.is_hit:
             return "" if self.is_hit else piece
         self._held += piece
-        cut = first_stop(self._held, self._stops)
+        cut = first_stop(self._held, self.stops)
         if cut >= 0:
             self.is_hit = True
             text, self._held = self._held[:cut].rstrip(), ""
             return text
-        longest = max(map(len, self._stops)) - 1
+        longest = max(map(len, self.stops)) - 1
         begun = (length for length in range(min(longest, len(self._held)), 0, -1)
-                 if any(stop.startswith(self._held[-length:]) for stop in self._stops))
+                 if any(stop.startswith(self._held[-length:]) for stop in self.stops))
         free = self._held[: len(self._held) - next(begun, 0)].rstrip()
         self._held = self._held[len(free) :]
         return free
@@ -114,7 +114,8 @@ class AnswerDecoder:
     def __init__(self, tokenizer: Tokenizer, *, stop: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
         self._text = TextDecoder(tokenizer)
-        self._stop, self._stops = TextStop(stop), tuple(stop)
+        self._stop = TextStop(stop)
+        self._stops = self._stop.stops
         self._has_text = False
         self._slots: list[int] = []
 

@@ -85,7 +85,8 @@ def _bamba(fields: Fields) -> dict[str, Any]:
         "block_pattern": _pattern(fields, ("layers_block_type", "layer_types")),
         "mlp_hidden": fields.whole("intermediate_size", 14336),
         "mlp_bias": fields.flag("mlp_bias", False),
-        "rope_theta": theta,
+        # less than one channel of a head is none, and 0 would mean all of them
+        "rope_theta": theta if int(head * part) else 0.0,
         "rope_dim": int(head * part),
         "sequence_len": fields.whole("max_position_embeddings", 262144),
     }

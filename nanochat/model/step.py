@@ -90,6 +90,8 @@ def _plan_packed(index: Tensor, seq_idx: Tensor) -> Step:
     length = len(index)
     is_start = torch.ones_like(seq_idx, dtype=torch.bool)
     is_start[:, 1:] = seq_idx[:, 1:] != seq_idx[:, :-1]
+    # numbers that come back later are other segments: everything restarts where the number changes
+    seq_idx = is_start.cumsum(dim=1)
     starts = torch.where(is_start, index, 0).cummax(dim=1).values
     positions = index - starts
     if length >= LENGTH_OF_BLOCKS and has_blocks(index.device):
