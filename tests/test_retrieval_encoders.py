@@ -3,6 +3,8 @@
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -93,6 +95,28 @@ def test_every_path_gives_the_vectors_of_sentence_transformers(model, path):
         found = cosines(encode(texts), expected)
         assert found.min() > least, dict(zip(texts, found))
     check_laws(encoder, tolerance={"openvino-int8": 5e-2, "openvino": 1e-2}.get(path, 1e-4))
+
+
+@needs_models
+@pytest.mark.parametrize("path", PATHS)
+def test_a_signal_after_two_encoders_came_and_went_reaches_its_handler(model, path):
+    if not is_installed(path):
+        pytest.skip(f"{path} is not installed")
+    program = """if True:
+        import gc, os, signal, sys
+        from nanochat.retrieval.encoders import find_encoder
+        encoders = [find_encoder(sys.argv[1], path=sys.argv[2]) for _ in range(2)]
+        for encoder in encoders:
+            encoder.encode_queries(["a red kite"])
+        del encoder
+        while encoders:
+            del encoders[0]
+            gc.collect()
+        signal.signal(signal.SIGINT, lambda *call: print("handled"))
+        os.kill(os.getpid(), signal.SIGINT)
+        """
+    done = subprocess.run([sys.executable, "-c", program, str(model), path], capture_output=True, text=True)
+    assert done.stdout.split()[-1:] == ["handled"] and done.returncode == 0, (done.returncode, done.stderr[-500:])
 
 
 @needs_models

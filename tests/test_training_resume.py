@@ -119,6 +119,7 @@ def test_a_signal_from_outside_costs_nothing_but_time(name, tmp_path):
                 is_interrupted=lambda: time.sleep(0.01) or interruption.is_wanted)
         os._exit(0)
     while not list(tmp_path.glob("checkpoints/mid/cut/step_*/meta.json")):
+        assert os.waitpid(child, os.WNOHANG)[0] == 0, "the training ended without a checkpoint"
         time.sleep(0.01)
     os.kill(child, getattr(signal, name))
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

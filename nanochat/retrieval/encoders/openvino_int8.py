@@ -6,6 +6,7 @@ kernels. The same choices as NNCF's for transformers, without that package.
 """
 
 from collections.abc import Iterable
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,18 @@ class _Range(NamedTuple):
 
     low: np.ndarray      # (C,)
     high: np.ndarray     # (C,)
+
+
+@cache
+def openvino_core() -> "openvino.Core":
+    """The one core of this process, never given up.
+
+    Each core's plugin moves the signal stack of its thread when made and moves it back when freed. Two of them, freed
+    in the order of their making, leave a stack that is gone: the next Ctrl-C is a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def quantize(model: "openvino.Model", inputs: Iterable[tuple[np.ndarray, np.ndarray]]) -> int:
@@ -82,7 +95,7 @@ def _observe(model: "openvino.Model", sources: dict[Key, Any], inputs: Iterable[
 
     probe = openvino.Model([opset13.result(output) for output in sources.values()], model.get_parameters(), "probe")
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.Core().compile_model(probe, "CPU", settings).create_infer_request()
+    request = openvino_core().compile_model(probe, "CPU", settings).create_infer_request()
     seen: dict[Key, _Range] = {}
     for ids, mask in inputs:
         values = request.infer([ids, mask], share_inputs=True)

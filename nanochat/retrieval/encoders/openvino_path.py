@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nanochat.retrieval.encoders.calibration import calibration_inputs
-from nanochat.retrieval.encoders.openvino_int8 import quantize
+from nanochat.retrieval.encoders.openvino_int8 import openvino_core, quantize
 from nanochat.retrieval.encoders.paths import Batch, Run, converted, num_threads
 from nanochat.retrieval.encoders.sentence_folder import SentenceFolder
 
@@ -43,7 +43,7 @@ def _load(sentence: SentenceFolder, kind: str, for_queries: bool) -> Run:
         openvino.save_model(model, str(folder / _GRAPH), compress_to_fp16=False)
 
     with converted(sentence, kind, write) as folder:
-        model = openvino.Core().read_model(str(folder / _GRAPH))
+        model = openvino_core().read_model(str(folder / _GRAPH))
     return _for_queries(model) if for_queries else _several_at_once(model)
 
 
@@ -62,7 +62,7 @@ def _for_queries(model: Any) -> Run:
             fixed = model.clone()
             fixed.reshape({place: openvino.PartialShape([1, length]) for place in range(2)})
             settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": min(num_threads(), _QUERY_THREADS)}
-            requests[length] = openvino.Core().compile_model(fixed, "CPU", settings).create_infer_request()
+            requests[length] = openvino_core().compile_model(fixed, "CPU", settings).create_infer_request()
         return requests[length]
 
     def run(batches: Iterable[Batch]) -> Iterator[np.ndarray]:
@@ -83,7 +83,7 @@ def _several_at_once(model: Any) -> Run:
     import openvino
 
     settings = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": num_threads()}
-    queue = openvino.AsyncInferQueue(openvino.Core().compile_model(model, "CPU", settings))
+    queue = openvino.AsyncInferQueue(openvino_core().compile_model(model, "CPU", settings))
     size = len(queue)
 
     def run(batches: Iterable[Batch]) -> Iterator[np.ndarray]:
