@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from nanochat.engine import batch
+from nanochat.engine import live_row
 from nanochat.engine.prefix_cache import PrefixCache
 from nanochat.engine.request import Handle, Request
 from nanochat.engine.rules import OnlyIds
@@ -197,7 +197,7 @@ def _copying(model: CopyModel, share: float, trial: int) -> dict[str, float]:
     plain_s = cpu_s(lambda: serve(model, [request], prefix_cache=prefix_cache))
     run: dict[str, float] = {}
     for reread in (1, 8):
-        batch.MAX_REREAD = reread
+        live_row.MAX_REREAD = reread
         seconds = cpu_s(lambda: handles.extend(serve(model, [request], prefix_cache=prefix_cache, speculate=8)))
         assert handles[-1].ids == handles[0].ids == answer, "a draft changed the answer"
         run[f"speedup, at most {reread} read again beside a draft"] = plain_s / seconds

@@ -2,12 +2,12 @@
 
 source = "mid"
 retriever_type = "bm25"
-top_k = 6
+top_k = 8
 world_share = 0.9
 base_tasks = ""
-num_steps = 1000
+num_steps = 2400
 device_batch_size = 18
-max_seq_len = 512
+max_seq_len = 1024
 init_lr_frac = 1.0
 decay_frac = 0.5
 eval_every = 100

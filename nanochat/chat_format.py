@@ -19,6 +19,7 @@ class Rendered:
     dropped: int                   # documents dropped or trimmed for want of tokens or slots
     lost_citations: int            # citations left out because their document was dropped
     trimmed: tuple[int, ...] = ()  # slots of documents that lost their tail
+    lost_tokens: int = 0           # tokens of documents that are not shown: of dropped ones, and of lost tails
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class ParsedAnswer:
     text: str                      # answer without marks, stripped
     citations: list[int]           # slots, in order of appearance, each once, all < number of documents
     abstained: bool
+    closest: list[int]             # slots of documents about the asked thing that do not answer; only when abstained
     is_finished: bool              # assistant_end was written
 
 
@@ -39,6 +41,7 @@ class _Given:
     ids: Sequence[int]             # what follows its slot id: title, a place for the slot id again, content
     mark_at: int                   # that place; -1 without a title
     is_trimmed: bool
+    num_cut: int                   # tokens that max_doc_tokens took from its tail
 
 
 # a piece is a run of tokens with one mask value, a group of documents, or the position of a cited document
@@ -86,7 +89,8 @@ def render(
     last assistant_start and leaves out an answer that is there.
 
     A document is `doc_i title doc_i content`, without a title `doc_i content`; an answer is its citations, each
-    `cite doc_i`, and then its text.
+    `cite doc_i`, and then its text. An abstention may name the `closest` document in the same way: which document
+    speaks of a thing and whether it says what was asked are two decisions, and tiny models make them one by one.
 
     Documents pay for `max_tokens`, worst rank first and, at equal rank, the older group first; the last one kept may
     lose its tail. Questions and answers are always whole: if they alone exceed max_tokens, so does the result, without
@@ -110,6 +114,8 @@ def render(
         dropped=sum(map(len, groups)) - len(writer.documents) + len(writer.trimmed),
         lost_citations=writer.lost_citations,
         trimmed=tuple(writer.trimmed),
+        lost_tokens=sum(given.num_cut + len(given.ids) - writer.shown.get(given.index, 0)
+                        for group in groups for given in group),
     )
 
 
@@ -122,6 +128,7 @@ class _Writer:
         self.documents: list[dict] = []
         self.trimmed: list[int] = []
         self.lost_citations = 0
+        self.shown: dict[int, int] = {}  # tokens of each document written, by its place in the conversation
         self._tokenizer = tokenizer
         self._kept = kept
         self._slots: dict[int, int] = {}
@@ -143,6 +150,7 @@ class _Writer:
     def _write_document(self, given: _Given, num_tokens: int) -> None:
         slot = len(self.documents)
         self._slots[given.index] = slot
+        self.shown[given.index] = num_tokens
         self.documents.append(dict(given.document))
         if given.is_trimmed or num_tokens < len(given.ids):
             self.trimmed.append(slot)
@@ -171,12 +179,13 @@ def parse_answer(ids: Iterable[int], tokenizer: Tokenizer, documents: Sequence[M
             break
         answer.append(token)
     text = tokenizer.decode(answer).strip()
-    following = zip(answer, answer[1:], strict=False) if text else ()
-    cited = [tokenizer.doc_index(after) for token, after in following if token == cite]
+    named = [tokenizer.doc_index(after) for token, after in zip(answer, answer[1:], strict=False) if token == cite]
+    slots = list(dict.fromkeys(slot for slot in named if slot is not None and slot < len(documents)))
     return ParsedAnswer(
         text=text,
-        citations=list(dict.fromkeys(slot for slot in cited if slot is not None and slot < len(documents))),
+        citations=slots if text else [],
         abstained=abstain in answer,
+        closest=slots if abstain in answer and not text else [],
         is_finished=is_finished,
     )
 
@@ -227,6 +236,7 @@ def _groups_of(turn: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Sequenc
 def _answer_pieces(message: Mapping[str, Any], tokenizer: Tokenizer) -> Iterator[_Piece]:
     yield _Run([tokenizer.special("assistant_start")], 0)
     if message.get("abstain"):
+        yield from dict.fromkeys(message.get("closest", ()))
         yield _Run([tokenizer.special("abstain")], 1)
     else:
         # choosing the document is a step of its own, and the answer is read where it points
@@ -239,8 +249,9 @@ def _given(
     document: Mapping[str, Any], index: int, rank: int, tokenizer: Tokenizer, max_doc_tokens: int | None
 ) -> _Given:
     ids, mark_at = document_ids(document, tokenizer)
-    is_trimmed = max_doc_tokens is not None and len(ids) > max_doc_tokens
-    return _Given(index, rank, document, ids[:max_doc_tokens] if is_trimmed else ids, mark_at, is_trimmed)
+    kept = ids if max_doc_tokens is None else ids[:max_doc_tokens]
+    num_cut = len(ids) - len(kept)
+    return _Given(index, rank, document, kept, mark_at, num_cut > 0, num_cut)
 
 
 def _choose(groups: list[list[_Given]], room: int | None) -> dict[int, int]:

@@ -55,10 +55,26 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"Cannot write {path}: {error.strerror or error}",
-        hint="choose a folder you may write to, with free space, e.g. --output data/my_kb",
-    )
+    blocking = next((parent for parent in path.parents if parent.is_file()), None)
+    reason = f"{blocking} is a file, not a folder" if blocking else error.strerror or error
+    return UserError(f"Cannot write {path}: {reason}", hint="choose a folder you may write to, with free space")
+
+
+def check_output(path: str | Path, *, flag: str, is_folder: bool = False) -> None:
+    """Refuse a file, or a folder, that could not be written, before the work is done. Raises UserError naming why."""
+    path = Path(path)
+    places = [path, *path.parents] if is_folder else list(path.parents)
+    for place in places:
+        if place.is_file():
+            instead = Path(f"{place}_new") / path.relative_to(place)
+            raise UserError(f"Cannot write {path}: {place} is a file, not a folder",
+                            hint=f"name another place: {flag} {instead}")
+    if not is_folder and path.is_dir():
+        raise UserError(f"Cannot write {path}: it is a folder", hint=f"name a file in it: {flag} {path / 'NAME.json'}")
+    nearest = next(place for place in places if place.exists())
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"Cannot write {path}: {nearest} may not be written to",
+                        hint=f"choose a folder you may write to: {flag} ...")
 
 
 @contextlib.contextmanager

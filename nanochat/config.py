@@ -167,6 +167,8 @@ def _parse_flags(flags: Mapping[str, list[str]], hints: Mapping[str, Any]) -> di
             raise ConfigError(f"--{name} needs a value: {expected(hints[name])}", hint=f"--{name} VALUE")
         elif hints[name] is str:
             values[name] = given[0]
+        elif hints[name] == float | None and given[0].lower() == "none":
+            values[name] = None
         else:
             others[name] = given
     try:

@@ -93,7 +93,9 @@ def check_value(value: Any, where: str, *, depth: int = 0) -> None:
         case _:
             problem = f"{type(value).__name__} is not a kind of value settings have"
     if problem:
-        raise ConfigError(f"{where}: {problem}", hint="numbers, strings, true/false, lists and tables are fine")
+        hint = ("give an ordinary number" if isinstance(value, float)
+                else "numbers, strings, true/false, lists and tables are fine")
+        raise ConfigError(f"{where}: {problem}", hint=hint)
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -24,7 +24,8 @@ def check_conversation(conversation: Mapping[str, Any]) -> None:
 
     Legal is an optional system message, then turns of user and assistant, each with at most one retrieval message
     before or after its user message. The last assistant message may be missing: that is a prompt. `citations` are
-    positions, from 0, among all documents shown so far. Other keys, `reference` among them, are left alone.
+    positions, from 0, among all documents shown so far; so is `closest`, which an abstention may have. Other keys,
+    `reference` among them, are left alone.
     """
     messages = conversation.get("messages") if isinstance(conversation, Mapping) else None
     if not _is_list(messages):
@@ -89,17 +90,22 @@ def _check_content(message: Mapping[str, Any], *, where: str) -> None:
 def _check_citations(message: Mapping[str, Any], num_documents: int, *, where: str) -> None:
     if not isinstance(message.get("abstain", False), bool):
         raise ConversationError(f"{where}: 'abstain' is {message['abstain']!r}, expected true or false")
-    citations = message.get("citations", ())
-    if not _is_list(citations) or any(type(i) is not int for i in citations):
-        raise ConversationError(f"{where}: 'citations' is {citations!r}, expected a list of whole numbers")
-    for i in citations:
-        if not 0 <= i < num_documents:
-            raise ConversationError(
-                f"{where}: citation {i} points at no document, {num_documents} were shown",
-                hint="citations count from 0 over all documents shown so far in the conversation",
-            )
-    if citations and message.get("abstain"):
-        raise ConversationError(f"{where} abstains and cites: expected one of the two", hint="remove 'citations'")
+    for key in ("citations", "closest"):
+        slots = message.get(key, ())
+        if not _is_list(slots) or any(type(i) is not int for i in slots):
+            raise ConversationError(f"{where}: '{key}' is {slots!r}, expected a list of whole numbers")
+        for i in slots:
+            if not 0 <= i < num_documents:
+                raise ConversationError(
+                    f"{where}: citation {i} points at no document, {num_documents} were shown",
+                    hint="citations count from 0 over all documents shown so far in the conversation",
+                )
+    if message.get("citations") and message.get("abstain"):
+        raise ConversationError(f"{where} abstains and cites: expected one of the two",
+                                hint="remove 'citations'; 'closest' names a document that comes near")
+    if message.get("closest") and not message.get("abstain"):
+        raise ConversationError(f"{where} has 'closest' and an answer: it goes with an abstention",
+                                hint="name the documents that answer in 'citations'")
 
 
 def _check_retrieval(message: Mapping[str, Any], *, where: str) -> int:

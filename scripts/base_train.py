@@ -3,13 +3,14 @@
     python -m scripts.base_train --input data/my_documents.jsonl --depth 4
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nanochat.common import print0, run_main
+from nanochat.common import print0, run_main, world_size
 from nanochat.config import load_config
 from nanochat.errors import ConfigError
-from scripts.depth_dial import MODEL_FIELDS, given, model_config, put, turn_dial
+from scripts.depth_dial import MODEL_FIELDS, follow_batch, given, model_config, put, turn_dial, with_letters
 from scripts.training_run import TrainingConfig, check_numbers, resume_point, say_unused, train
 
 
@@ -23,7 +24,7 @@ class BaseTrainConfig(TrainingConfig):
     tokens_per_parameter: float = 20.0  # with --depth, train on so many tokens per parameter
     num_tokens: int = 0               # train on so many tokens instead; 0: see --tokens_per_parameter
     practice_share: float = 0.0       # share of steps that practise copying on generated worlds; 1 with no input
-    num_steps: int = 1000             # optimizer steps; given by hand it wins over --num_tokens
+    num_steps: int = 1000             # optimizer steps; given by hand it wins over --num_tokens, the batch stays
     device_batch_size: int = 8        # rows of sequence_len tokens per process and micro-batch
     validation_input: str = ""        # text files for the validation loss; empty: documents held out of --input
     validation_share: float = 0.02    # share of the documents of each file held out for the validation loss
@@ -60,6 +61,7 @@ def main(argv: list[str]) -> int:
     from nanochat.model import LanguageModel
     from nanochat.tokenizer import Tokenizer
     from nanochat.training.distributed import init_distributed, shutdown_distributed
+    from scripts.text_fingerprint import fingerprint, say_other_text
     from scripts.text_input import open_text
 
     device = pick_device(config.device)
@@ -68,14 +70,19 @@ def main(argv: list[str]) -> int:
     if state is None:
         tokenizer = Tokenizer.load(config.tokenizer or base_dir() / "tokenizer")
         config = turn_dial(config, tokenizer.vocab_size, device)
+        check_size(model_config(config, tokenizer.vocab_size))
         model = LanguageModel(model_config(config, tokenizer.vocab_size), seed=config.seed).to(device)
     else:
         model, tokenizer, _ = load_model("base", device, "train", config.tag, state["step"])
-        # a depth must be the checkpoint's; without one the checkpoint's shape counts
-        config = config if config.depth else follow_checkpoint(config, model.config)
-        config = follow_checkpoint(turn_dial(config, tokenizer.vocab_size, device), model.config)
+        meta = state["meta"]
+        config = follow_checkpoint(config, model.config, meta.get("config", {}))
+        config = follow_batch(config, meta.get("config", {}), meta.get("processes", world_size()))
+        config = turn_dial(config, tokenizer.vocab_size, device)
     init_distributed(device)
     text, held_out = open_text(config, tokenizer) if config.input else (None, None)
+    text_files = fingerprint(config.input, config.validation_input)
+    if state is not None:
+        say_other_text(state["meta"].get("text"), text_files)
     practice_share = config.practice_share if config.input else 1.0
     practice = make_practice(config, tokenizer)
 
@@ -91,7 +98,7 @@ def main(argv: list[str]) -> int:
         return metrics if held_out is None else metrics | held_out(model)
 
     train(config, "base", model, tokenizer, batches, num_steps=config.num_steps, row_len=config.sequence_len,
-          state=state, evaluate=evaluate)
+          state=state, evaluate=evaluate, extra_meta=lambda: {"text": text_files, "processes": world_size()})
     shutdown_distributed()
     print0(f"Next: python -m scripts.mid_train --source base --tag {config.tag}")
     return 0
@@ -128,20 +135,39 @@ def make_practice(config: BaseTrainConfig, tokenizer: Any) -> Any:
     )
 
 
-def follow_checkpoint(config: BaseTrainConfig, shape: Any) -> BaseTrainConfig:
-    """Settings to resume with: the shape that nobody gave is the checkpoint's. Raises ConfigError for another model."""
-    from nanochat.model import ModelConfig
+def follow_checkpoint(config: BaseTrainConfig, shape: Any, before: Mapping[str, Any]) -> BaseTrainConfig:
+    """Settings to resume with: the shape that nobody gave is the checkpoint's, which was begun with settings `before`.
 
-    theirs = shape.to_dict()
-    chosen = [name for name in MODEL_FIELDS if name in given(config)]
-    wanted = ModelConfig.from_dict({**theirs, **{name: getattr(config, name) for name in chosen}})
+    Raises ConfigError, which names what was given and is another model's.
+    """
+    from nanochat.model.config import parse_block_pattern
+
+    chosen = [name for name in ("depth", "attention_share", *MODEL_FIELDS) if name in given(config)]
+    theirs = {**before, **shape.to_dict()}
+    now = {name: getattr(config, name) for name in chosen}
+    if "block_pattern" in chosen:
+        # a preset, or letters with blanks
+        now["block_pattern"] = ",".join(parse_block_pattern(with_letters(config, "flag").block_pattern))
     for name in chosen:
-        if getattr(wanted, name) != getattr(shape, name):
+        if name in theirs and now[name] != theirs[name]:
             raise ConfigError(
                 f"--{name} is {getattr(config, name)}, but base/{config.tag} was begun with {theirs[name]}",
-                hint="begin another run: --tag NAME, without --resume",
+                hint=f"to go on with it: --{name} {theirs[name]}; to begin another run: --tag NAME, without --resume",
             )
     return put(config, {name: theirs[name] for name in MODEL_FIELDS}, "checkpoint")
+
+
+def check_size(shape: Any) -> None:
+    """Refuse a model whose weights alone are more than this machine can hold, where it is built. Raises ConfigError."""
+    import torch
+
+    from nanochat.training.memory import GB, memory_limit
+    from nanochat.training.shape import count_parameters
+
+    number, limit = count_parameters(shape), memory_limit(torch.device("cpu"))
+    if 4 * number > limit:
+        raise ConfigError(f"A model of {number:,} parameters takes {4 * number / GB:,.0f} GB, this machine has "
+                          f"{limit / GB:,.1f} GB left", hint="choose a smaller one, e.g. --depth 4")
 
 
 if __name__ == "__main__":

@@ -2,14 +2,16 @@
 
     python -m scripts.chat_cli --knowledge_base data/my_kb
     python -m scripts.chat_cli --knowledge_base data/my_kb --question "What is the return policy?"
+    python -m scripts.chat_cli --knowledge_base data/my_kb --question "What is the return policy?" --json
 """
 
 import contextlib
 import io
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nanochat.common import print0, run_main
 from nanochat.config import load_config, origins
@@ -33,8 +35,10 @@ class ChatConfig:
     max_tokens: int = 128             # longest answer, tokens
     temperature: float = 0.0          # 0 is greedy: the same question gets the same answer
     seed: int = 0                     # for temperatures above 0
+    answer_threshold: float | None = None  # abstain below this probability of an answer, 0 to 1; default: as calibrated
     device: str = "auto"              # auto, cpu, cuda, cuda:1 or mps
     question: str | None = None       # answer this one question and exit
+    json: bool = False                # print that answer as one JSON object, with its passages and probability
 
 
 CONFIG = ChatConfig
@@ -51,8 +55,12 @@ LEAVE = ("quit", "exit", "/quit", "/exit")
 class Chat:
     """The state of a conversation at the terminal: engine, knowledge base, last answer."""
 
-    def __init__(self, engine: "Engine", manager: "RetrievalManager", config: ChatConfig) -> None:
+    def __init__(
+        self, engine: "Engine", manager: "RetrievalManager", config: ChatConfig, *, meta: dict[str, Any],
+        card: dict[str, Any] | None,
+    ) -> None:
         self.engine, self.manager, self.config = engine, manager, config
+        self.meta, self.card = meta, card  # of the checkpoint
         self.top_k = config.top_k
         self.last: Answer | None = None
 
@@ -71,8 +79,11 @@ class Chat:
         try:
             self.last = answer_question(
                 self.engine, self.manager, question, top_k=self.top_k, max_tokens=config.max_tokens,
-                temperature=config.temperature, seed=config.seed, write=write,
+                temperature=config.temperature, seed=config.seed, write=None if config.json else write,
             )
+            if config.json:
+                print(json.dumps(record_of(self.last, self.engine.answer_threshold)))
+                return
             if not is_started:
                 write("(no answer)")
             if self.last.info.get("stop") == "length":
@@ -112,6 +123,16 @@ class Chat:
         knowledge_base = self.manager.knowledge_base
         count = len(knowledge_base.documents)
         print(printable(f"  {count} documents, {self.manager.retriever_type}, {knowledge_base.path}"))
+        self.tell_if_stale()
+
+    def tell_if_stale(self) -> None:
+        """Say so when the checkpoint's card was made with another knowledge base or other weights."""
+        from nanochat.evaluation.card import stale_reason
+
+        fingerprint = self.manager.knowledge_base.fingerprint
+        if self.card and (reason := stale_reason(self.card, fingerprint=fingerprint, meta=self.meta)):
+            note(f"the card of this checkpoint is stale, {reason}; measure again: "
+                 f"python -m scripts.rag_eval --knowledge_base {self.manager.knowledge_base.path} --suite quick")
 
     def show_sources(self) -> None:
         """The documents of the last answer in full."""
@@ -120,6 +141,10 @@ class Chat:
         documents = self.last.documents if self.last else []
         if not documents:
             print("  no documents were shown")
+        elif (probability := self.last.info["answer_probability"]) is not None:
+            threshold = self.engine.answer_threshold
+            print(f"  probability of an answer {probability:.3f}" + (
+                "" if threshold is None else f", threshold {threshold:.3f}"))
         for number, document in enumerate(documents, start=1):
             print(f"\n  {source_name(document, number)}\n{printable(document['content'])}")
 
@@ -150,6 +175,25 @@ def report(error: UserError) -> None:
     print(f"Error: {error.problem}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr, flush=True)
 
 
+def note(text: str) -> None:
+    """A remark beside the conversation."""
+    print(f"Note: {text}", file=sys.stderr, flush=True)
+
+
+def record_of(answer: "Answer", threshold: float | None) -> dict[str, Any]:
+    """An answer as --json prints it."""
+    from nanochat.rag.citations import notes
+
+    info = answer.info
+    return {
+        "question": answer.question, "text": answer.text, "answer": info.get("answer", ""),
+        "abstained": answer.abstained, "answer_probability": info.get("answer_probability"),
+        "answer_threshold": threshold, "citations": answer.citations, "closest": info.get("closest", []),
+        "documents": [{"number": number, **document} for number, document in enumerate(answer.documents, start=1)],
+        "notes": notes(answer), "stop": info.get("stop"),
+    }
+
+
 def check(config: ChatConfig) -> None:
     """Refuse settings that cannot work, before anything slow happens."""
     if not config.knowledge_base:
@@ -159,6 +203,11 @@ def check(config: ChatConfig) -> None:
         )
     if config.question is not None and not config.question.strip():
         raise ConfigError("--question is empty", hint='--question "What is the return policy?"')
+    if config.json and config.question is None:
+        raise ConfigError("--json prints one answer and needs a question", hint='--question "What is the ..." --json')
+    if config.answer_threshold is not None and not 0 <= config.answer_threshold <= 1:
+        raise ConfigError(f"--answer_threshold must lie between 0 and 1, not {config.answer_threshold}",
+                          hint="0 always answers, 1 never; leave it out for the calibrated one")
     for name in ("top_k", "max_tokens"):
         if getattr(config, name) < 1:
             raise ConfigError(f"--{name} must be at least 1, not {getattr(config, name)}", hint=f"--{name} 5")
@@ -173,13 +222,18 @@ def open_chat(config: ChatConfig) -> Chat:
     from nanochat.checkpoint_manager import load_model, require_mamba
     from nanochat.device import pick_device, set_cpu_threads
     from nanochat.engine import Engine
+    from nanochat.evaluation.card import read_card
 
     device = pick_device(config.device)
     set_cpu_threads()
     step = config.step if config.step >= 0 else None
     model, tokenizer, meta = load_model(config.source, device=device, phase="eval", tag=config.tag or None, step=step)
     require_mamba(model.config, meta["source"], meta["tag"])
-    return Chat(Engine(model, tokenizer), manager, config)
+    card = read_card(meta["path"])
+    threshold = config.answer_threshold
+    if card and threshold is None and origins(config)["answer_threshold"] == "default":
+        threshold = card.get("answer_threshold")
+    return Chat(Engine(model, tokenizer, answer_threshold=threshold), manager, config, meta=meta, card=card)
 
 
 def main(argv: list[str]) -> int:
@@ -193,6 +247,7 @@ def main(argv: list[str]) -> int:
             stream.reconfigure(errors="replace")
     chat = open_chat(config)
     if config.question is not None:
+        chat.tell_if_stale()
         chat.ask(config.question)
         return 0
     print("RAG Chat (type 'quit' to exit, '/help' for commands)")

@@ -1,5 +1,6 @@
 """The depth dial on the settings of base_train: what nobody gave by hand follows from --depth."""
 
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -46,16 +47,48 @@ def turn_dial(config: Any, vocab_size: int, device: "torch.device") -> Any:
             config = put(config, {"block_pattern": DEFAULT_PATTERN}, "default")
         config = put(config, dial_shape(config.depth, width=config.n_embd if "n_embd" in given(config) else 0), origin)
         config = put(config, dial_rates(config.n_embd, {name: getattr(config, name) for name in RATES}), origin)
-    config = _with_letters(config, origin)
+    config = with_letters(config, origin)
     return _with_horizon(config, vocab_size, device, origin)
 
 
-def _with_letters(config: Any, origin: str) -> Any:
-    """The preset of --block_pattern written out; the settings keep letters only."""
+def follow_batch(config: Config, before: Mapping[str, Any], processes: int) -> Config:
+    """Settings to resume a run with --depth with: what nobody gave of depth, batch and number of steps is that of the
+    checkpoint's settings `before`, made by so many processes. Another device would be given other ones, and then step n
+    would read other text at another rate.
+    """
+    from nanochat.common import world_size
+
+    if not before.get("depth") or config.depth not in (0, before["depth"]):
+        return config
+    config = put(config, {"depth": before["depth"]}, "checkpoint")
+    chosen = given(config)
+    rows = before["device_batch_size"] * before["grad_accum_steps"] * processes
+    # of this process; the same rows in micro-batches that are no larger
+    mine = max(1, round(rows / world_size()))
+    most = config.device_batch_size if "device_batch_size" in chosen else before["device_batch_size"]
+    if "grad_accum_steps" in chosen:
+        micro, size = config.grad_accum_steps, max(1, round(mine / config.grad_accum_steps))
+    else:
+        size = next(count for count in range(min(most, mine), 0, -1) if mine % count == 0)
+        size = most if "device_batch_size" in chosen else size
+        micro = max(1, round(mine / size))
+    config = put(config, {"device_batch_size": size, "grad_accum_steps": micro}, "checkpoint")
+    if all(getattr(config, name) == before.get(name) for name in ("num_tokens", "tokens_per_parameter")):
+        config = put(config, {"num_steps": before["num_steps"]}, "checkpoint")
+    return config
+
+
+def with_letters(config: Any, origin: str) -> Any:
+    """The preset of --block_pattern written out; the settings keep letters only. Letters must be as many as --depth."""
+    from nanochat.model.config import parse_block_pattern
     from nanochat.training.shape import PATTERNS, expand_pattern
 
     preset = config.block_pattern
     if preset not in PATTERNS:
+        num_layers = len(parse_block_pattern(preset))
+        if config.depth and num_layers != config.depth and origins(config)["block_pattern"] != "checkpoint":
+            raise ConfigError(f"--depth is {config.depth}, but --block_pattern {preset:.60} has {num_layers} layers",
+                              hint=f"--depth {num_layers}, or a preset that fits any depth: --block_pattern spread")
         return config
     if not config.depth:
         raise ConfigError(f"--block_pattern {preset} needs the number of layers",
@@ -90,6 +123,7 @@ def _with_horizon(config: Any, vocab_size: int, device: "torch.device", origin: 
 
 def most_rows(config: Any, vocab_size: int, device: "torch.device") -> int:
     """Rows that a micro-batch may have on this device: on a GPU what fits into four fifths of its memory."""
+    from nanochat.common import world_size
     from nanochat.training.memory import estimate, memory_limit
     from nanochat.training.precision import pick_dtype
     from nanochat.training.shape import MAX_ROWS_CPU, MAX_ROWS_GPU
@@ -99,7 +133,7 @@ def most_rows(config: Any, vocab_size: int, device: "torch.device") -> int:
     needed = estimate(
         model_config(config, vocab_size), rows=1, row_len=config.sequence_len, device=device.type, accumulates=True,
         dtype=str(pick_dtype(config.dtype, device)).removeprefix("torch."),
-        checkpointing=config.activation_checkpointing == "true",
+        checkpointing=config.activation_checkpointing == "true", processes=world_size() if config.shard else 1,
     )
     return min(MAX_ROWS_GPU, max(1, needed.largest(0.8 * memory_limit(device))))
 

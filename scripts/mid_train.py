@@ -4,12 +4,12 @@
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from nanochat.common import print0, run_main
 from nanochat.config import load_config, origins
 from nanochat.errors import ConfigError
 from scripts.training_run import TuningConfig, check_numbers, find_start, row_length, say_unused, train
+from scripts.training_tasks import load_chats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class MidTrainConfig(TuningConfig):
     source: str = "base"              # checkpoint to start from; hf:FOLDER_OR_ID for a published one
     source_tag: str = ""              # its tag; empty: the same as --tag
     stages: str = "recall,keys,facts"  # practice in order, comma-separated: copy, recall, keys, facts, documents
-    base_tasks: str = ""              # conversations to mix in, comma-separated: SmolTalk or Jsonl:FILE
+    base_tasks: str = ""              # conversations to mix in: NAME[:PATH][:WEIGHT], comma-separated
     task_samples: int = 10000         # conversations per base task
     chat_share: float = 0.15          # share of examples from base tasks, once stages read
     num_steps: int = 1000             # most optimizer steps; the gate of the last stage ends training earlier
@@ -27,27 +27,12 @@ class MidTrainConfig(TuningConfig):
     device_batch_size: int = 32       # examples per process and micro-batch
     max_seq_len: int = 512            # tokens of a packed row
     context_weight: float = 0.1       # loss weight of tokens that are not answers
+    decision_weight: float = 2.0      # loss weight of the token that decides between answering and abstaining
     retriever_type: str = "simple"    # retriever of the practice worlds
     init_lr_frac: float = 1.0         # all rates are multiplied by this
 
 
 CONFIG = MidTrainConfig
-
-
-def load_chats(config: Any, *, is_explicit: bool) -> list[dict[str, Any]]:
-    """Conversations of --base_tasks. A task that cannot be loaded is an error if it was asked for, else one line."""
-    from nanochat.errors import UserError
-    from tasks.base import load_task
-
-    chats: list[dict[str, Any]] = []
-    for name in (part.strip() for part in config.base_tasks.split(",") if part.strip()):
-        try:
-            chats += list(load_task(name, samples=config.task_samples, seed=config.seed))
-        except UserError as error:
-            if is_explicit:
-                raise
-            print0(f"Going on without {name} conversations (the default of --base_tasks): {error.problem}")
-    return chats
 
 
 def check_settings(config: MidTrainConfig) -> list[str]:
@@ -83,7 +68,8 @@ def main(argv: list[str]) -> int:
     row_len = row_length(config, start.model)
     curriculum = Curriculum(
         stages, start.tokenizer, seed=config.seed + 1, row_len=row_len, examples_per_step=config.device_batch_size,
-        context_weight=config.context_weight, retriever_type=config.retriever_type,
+        context_weight=config.context_weight, decision_weight=config.decision_weight,
+        retriever_type=config.retriever_type,
         mixture=Mixture(chats=chats, chat_share=config.chat_share if chats else 0.0),
     )
     if start.state is not None:
@@ -98,6 +84,7 @@ def main(argv: list[str]) -> int:
         lr_frac=config.init_lr_frac, state=start.state, evaluate=lambda step: curriculum.evaluate(start.model, step),
         stop=(lambda step, metrics: curriculum.is_passed) if config.stop_at_gate else None,
         extra_meta=lambda: {"curriculum": curriculum.record(), "from": dict(start.origin)},
+        version=lambda: curriculum.index,
     )
     shutdown_distributed()
     if result.get("metrics") and not curriculum.is_passed:

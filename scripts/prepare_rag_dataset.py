@@ -1,10 +1,11 @@
-"""Documents and questions for RAG: an example set, an invented world, a knowledge base, a check, or fill-in questions.
+"""Documents and questions for RAG: an example set, an invented world, a knowledge base, a check, or training data.
 
     python -m scripts.prepare_rag_dataset --mode example --output data/rag_examples
     python -m scripts.prepare_rag_dataset --mode world --output data/world --seed 1
     python -m scripts.prepare_rag_dataset --mode build --documents data/my_documents.jsonl --output data/my_kb
     python -m scripts.prepare_rag_dataset --mode validate --documents data/my_documents.jsonl
     python -m scripts.prepare_rag_dataset --mode questions --documents data/my_kb --output data/my_questions.jsonl
+    python -m scripts.prepare_rag_dataset --mode synthesize --knowledge_base data/my_kb --output data/my_training_data
 """
 
 import json
@@ -26,21 +27,37 @@ NAMES = "names.json"
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareRagDatasetConfig:
-    mode: Literal["example", "world", "build", "validate", "questions"] = "example"  # what to do
-    documents: tuple[str, ...] = ()   # build, validate, questions: files and folders; questions: or a knowledge base
+    mode: Literal["example", "world", "build", "validate", "questions", "synthesize"] = "example"  # what to do
+    documents: tuple[str, ...] = ()   # build, validate, questions, synthesize: files and folders; questions: or a KB
+    knowledge_base: str = ""          # synthesize: knowledge base to ask about, in the place of --documents
     output: str = ""                  # folder to write; questions: file; validate: knowledge base to check as well
-    retriever_type: Literal["simple", "bm25", "dense", "hybrid"] = "simple"  # example, world, build: index to make
+    retriever_type: Literal["simple", "bm25", "dense", "hybrid"] = "simple"  # index to make; of a KB: its own
     model: str = ""                   # build: encoder for dense and hybrid
-    limit: int = 0                    # build, validate, questions: read only so many documents; 0 reads all
-    chunk_words: int = 0              # build: split longer documents into passages of so many words; 0: keep whole
-    seed: int = 0                     # world, questions: another number gives another world or choice of questions
+    limit: int = 0                    # build, validate, questions, synthesize: read only so many documents; 0 reads all
+    chunk_words: int = 0              # longest passage; build: 0 keeps documents whole; synthesize: 200 unless given
+    seed: int = 0                     # world, questions, synthesize: another number gives another choice
     num_entities: int = 1000          # world: invented people, places and things, one document each
     questions_per_entity: int = 2     # world: fewer where a document has fewer facts
     questions_name: str = "queries_train.jsonl"  # world: its questions file; training finds this name by itself
     exclude: tuple[str, ...] = ()     # world: folders of other worlds, no name of which is used again
-    questions_per_document: int = 4   # questions: fewer where a document has less to ask for
+    questions_per_document: int = 4   # questions, synthesize: fewer where a document has less to ask for
     test_output: str = ""             # questions: second file, about other documents than the first
-    test_share: float = 0.2           # questions: share of the documents that go into the second file
+    test_share: float = 0.2           # questions, synthesize: share of the documents kept for the test
+    validation_share: float = 0.1     # synthesize: share of the documents kept for validation
+    kinds: tuple[str, ...] = ()       # synthesize: only these rules, such as faq table; empty: all
+    max_documents: int = 8            # synthesize: documents shown in an episode: 1 ... this, equally often
+    present_share: float = 0.75       # synthesize: episodes whose documents answer; the others teach to abstain
+    random_share: float = 0.15        # synthesize: distractors drawn at random instead of from the retriever
+    edited_share: float = 0.1         # synthesize: answerable episodes with another value in the evidence
+    contradiction_share: float = 0.08  # synthesize: answerable episodes where a second document says otherwise
+    injected_share: float = 0.05      # synthesize: answerable episodes where a distractor gives orders
+    filter_top_k: int = 20            # synthesize: the retriever must find the evidence among so many hits
+    teacher_url: str = ""             # synthesize: OpenAI-compatible server that writes questions, too
+    teacher_model: str = ""           # synthesize: name of its model; the key is read from NANOCHAT_TEACHER_KEY
+    teacher_questions: int = 4        # synthesize: questions the teacher is asked for per document
+    teacher_timeout_s: float = 60.0   # synthesize: longest wait for one of its replies
+    closed_book_source: str = ""      # synthesize: checkpoint whose answers without documents disqualify a question
+    closed_book_tag: str = ""         # synthesize: its tag; empty: the most recent one
 
 
 CONFIG = PrepareRagDatasetConfig
@@ -51,13 +68,19 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "build": ("documents", "retriever_type", "model", "limit", "chunk_words"),
     "validate": ("documents", "limit"),
     "questions": ("documents", "limit", "seed", "questions_per_document", "test_output", "test_share"),
+    "synthesize": (
+        "documents", "knowledge_base", "retriever_type", "limit", "chunk_words", "seed", "questions_per_document",
+        "test_share", "validation_share", "kinds", "max_documents", "present_share", "random_share", "edited_share",
+        "contradiction_share", "injected_share", "filter_top_k", "teacher_url", "teacher_model", "teacher_questions",
+        "teacher_timeout_s", "closed_book_source", "closed_book_tag",
+    ),
 }
 
 
 def main(argv: list[str]) -> int:
     config = load_config(CONFIG, argv, prog="scripts.prepare_rag_dataset", description=__doc__ or "")
     is_check = config.mode == "validate" and config.output
-    if "documents" in SETTINGS[config.mode] and not config.documents and not is_check:
+    if "documents" in SETTINGS[config.mode] and not config.documents and not config.knowledge_base and not is_check:
         raise ConfigError("--documents is missing", hint="name the file: --documents my_documents.jsonl")
     if not config.output and config.mode not in ("build", "validate"):
         place = "file: --output data/my_questions.jsonl" if config.mode == "questions" else "folder: --output data/new"
@@ -66,6 +89,13 @@ def main(argv: list[str]) -> int:
         if origin in ("flag", "file") and name not in ("mode", "output", *SETTINGS[config.mode]):
             print0(f"--{name} has no effect with --mode {config.mode}")
     return MODES[config.mode](config)
+
+
+def write_training_data(config: PrepareRagDatasetConfig) -> int:
+    """Write questions and episodes made from documents, and a page that describes them."""
+    from scripts.synthesize import synthesize
+
+    return synthesize(config)
 
 
 def build(config: PrepareRagDatasetConfig) -> int:
@@ -235,6 +265,7 @@ def validate(config: PrepareRagDatasetConfig) -> int:
 
 MODES: dict[str, Callable[[PrepareRagDatasetConfig], int]] = {
     "example": write_example, "world": write_world, "build": build, "validate": validate, "questions": write_questions,
+    "synthesize": write_training_data,
 }
 
 

@@ -35,7 +35,7 @@ VOCAB_SIZE, VOCAB_SIZE_WITH_DOCUMENTS = 2048, 3072
 TOKENIZER_CHARS = 1_000_000  # the practice world's come first, then yours
 CONFIGS = Path(os.path.relpath(Path(__file__).resolve().parent.parent / "configs"))
 TRAINING = {
-    "full": {"base": [], "mid": [], "rag": [], "eval": ["--max_questions", "400"]},
+    "full": {"base": [], "mid": [], "rag": ["--num_steps", "1000", "--top_k", "6"], "eval": ["--max_questions", "400"]},
     "smoke": {
         "base": ["--num_steps", "2", "--n_embd", "32", "--d_state", "8", "--headdim", "16", "--mlp_hidden", "32"],
         "mid": ["--num_steps", "2", "--eval_every", "2"], "rag": ["--num_steps", "2", "--eval_every", "2"],

@@ -1,6 +1,7 @@
-"""Measure answers on a knowledge base: closed book, retrieved, supporting and wrong documents.
+"""Measure answers on a knowledge base: closed book, retrieved, supporting and wrong documents; or make a RAG card.
 
     python -m scripts.rag_eval --knowledge_base data/my_kb --questions data/questions.jsonl
+    python -m scripts.rag_eval --suite quick --tag my_tag
 """
 
 import os
@@ -12,22 +13,29 @@ from typing import Any
 from nanochat.common import base_dir, print0, run_main, write_text
 from nanochat.config import load_config
 from nanochat.errors import ConfigError, KnowledgeBaseNotFound, UserError
+from scripts.rag_eval_suite import run_suite, show_card
 
 
 @dataclass(frozen=True, kw_only=True)
 class RagEvalConfig:
-    knowledge_base: str = ""          # folder built by nanochat.retrieval (required)
-    questions: str = ""               # JSONL with question, answers ([] = unanswerable), supporting_ids (required)
+    knowledge_base: str = ""          # folder built by nanochat.retrieval (required, but not with --suite)
+    questions: str = ""               # JSONL with question, answers ([] = unanswerable), supporting_ids (as above)
+    suite: str = ""                   # quick or full: a RAG card, on fresh worlds and on these questions if given
+    compare: str = ""                 # beside it in a suite: SOURCE/TAG,... or none; empty: what it was tuned from
+    thresholds: str = ""              # JSON with what a suite must reach; empty: the project's own
+    answer_threshold: float | None = None  # abstain below this probability of answering; a suite calibrates it
+    show_card: bool = False           # print the card that is there, and whether it is stale
     source: str = "rag"               # checkpoint to load: base, mid, rag or refrag
     tag: str = ""                     # name of the checkpoint; empty: the most recent one
     step: int = -1                    # step of the checkpoint; -1: the last one
     retriever_type: str = ""          # empty: the knowledge base's own type
     rerank: str = ""                  # cross-encoder folder that orders the best results anew
-    top_k: int = 3                    # documents per question
+    top_k: int = 3                    # documents per question; a suite shows 5 unless this is given
     conditions: str = "closed_book,retrieved,oracle,wrong"  # comma-separated
-    max_questions: int = -1           # evaluate only the first so many; -1: all
+    max_questions: int = -1           # only the first so many, in a suite so many per condition; -1: all
     max_tokens: int = 32              # longest answer, in tokens
     batch_size: int = 32              # questions answered together; lower it when memory runs out
+    seed: int = 0                     # worlds and draws of a suite
     device: str = "auto"              # auto, cpu, cuda, cuda:1 or mps
     output: str = ""                  # folder of the report; empty: reports/... in the base folder
 
@@ -37,7 +45,11 @@ CONFIG = RagEvalConfig
 
 def main(argv: list[str]) -> int:
     config = load_config(CONFIG, argv, prog="scripts.rag_eval", description=__doc__ or "")
+    if config.show_card:
+        return show_card(config)
     check(config)
+    if config.suite:
+        return run_suite(config)
     # imported here so that --help does not wait for torch
     from nanochat.checkpoint_manager import load_model
     from nanochat.device import pick_device, set_cpu_threads
@@ -66,7 +78,7 @@ def main(argv: list[str]) -> int:
     )
     started = time.monotonic()
     result = evaluate(
-        Engine(model, tokenizer),
+        Engine(model, tokenizer, answer_threshold=config.answer_threshold),
         manager,
         questions,
         conditions=conditions,
@@ -103,12 +115,12 @@ def main(argv: list[str]) -> int:
 
 def check(config: RagEvalConfig) -> None:
     """Refuse settings that cannot work, before anything slow happens."""
-    if not config.knowledge_base:
+    if not config.knowledge_base and not config.suite:
         raise KnowledgeBaseNotFound(
             "Knowledge base not found: --knowledge_base was not given",
             hint="build it: python -m nanochat.retrieval --documents my_documents.jsonl --output data/my_kb",
         )
-    if not config.questions:
+    if not config.questions and not config.suite:
         raise UserError("Questions not found: --questions was not given", hint="--questions data/questions.jsonl")
     for name in ("top_k", "max_tokens", "batch_size"):
         if getattr(config, name) < 1:

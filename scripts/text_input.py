@@ -1,6 +1,8 @@
 """What base_train reads: text files with weights, tokenised once, split into documents for training and validation."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat.common import base_dir, print0, world_size
@@ -10,6 +12,8 @@ if TYPE_CHECKING:
     from nanochat.tokenizer import Tokenizer
     from nanochat.training.text import Corpus, TextStream
     from nanochat.training.validation import Validation
+
+TEXT_FILE = re.compile(r"\.(jsonl|jsonl\.gz|txt)$")
 
 
 def parse_inputs(names: str) -> list[tuple[str, float]]:
@@ -29,6 +33,24 @@ def parse_inputs(names: str) -> list[tuple[str, float]]:
     return inputs
 
 
+def check_files(paths: Iterable[str], *, flag: str = "--input") -> None:
+    """Refuse what is no file before the others are read. Raises DocumentError."""
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(entry.name for entry in path.iterdir() if TEXT_FILE.search(entry.name))
+            named = ",".join(str(path / name) for name in inside[:3]) or f"{path}/FILE.jsonl"
+            raise DocumentError(f"{path} is a folder, not a file", hint=f"name the files in it: {flag} {named}")
+        if not path.exists():
+            raise DocumentError(f"File not found: {path}", hint=f"check the path given to {flag}")
+
+
+def no_text(path: str) -> DocumentError:
+    """The error for a file without any text; its hint fits the kind of file."""
+    is_jsonl = path.removesuffix(".gz").endswith((".jsonl", ".json"))
+    hint = "each line needs content or text" if is_jsonl else "write text into it: every line is one document"
+    return DocumentError(f"No text in {path}: the file is empty", hint=hint)
+
+
 def read_documents(path: str) -> Iterator[str]:
     """One text per line of the file: its title, content and other texts, one below the other."""
     from scripts.tok_train import read_records
@@ -44,9 +66,12 @@ def open_text(config: Any, tokenizer: "Tokenizer") -> "tuple[TextStream, Validat
     """
     from nanochat.training.text import Corpus, TextStream
 
-    inputs = [(_open(path, tokenizer), weight) for path, weight in parse_inputs(config.input)]
+    named, held_out = parse_inputs(config.input), [path for path, _ in parse_inputs(config.validation_input)]
+    check_files(path for path, _ in named)
+    check_files(held_out, flag="--validation_input")
+    inputs = [(_open(path, tokenizer), weight) for path, weight in named]
     if config.validation_input:
-        held = Corpus.join([_open(path, tokenizer) for path, _ in parse_inputs(config.validation_input)])
+        held = Corpus.join([_open(path, tokenizer) for path in held_out])
         kept = [corpus for corpus, _ in inputs]
     elif config.validation_share:
         kept, parts = zip(*(corpus.split(config.validation_share) for corpus, _ in inputs), strict=True)
@@ -69,7 +94,7 @@ def _open(path: str, tokenizer: "Tokenizer") -> "Corpus":
 
     corpus = open_tokens(path, lambda: read_documents(path), tokenizer, base_dir() / "tokens")
     if not len(corpus):
-        raise DocumentError(f"No text in {path}: the file is empty", hint="each line needs content or text")
+        raise no_text(path)
     return corpus
 
 

@@ -3,11 +3,11 @@
     python -m scripts.tok_train --input data/my_documents.jsonl --vocab_size 4096
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.common import base_dir, print0, run_main
+from nanochat.common import base_dir, check_output, print0, run_main
 from nanochat.config import load_config
 from nanochat.errors import ConfigError, DocumentError
 
@@ -30,18 +30,22 @@ CONFIG = TokTrainConfig
 def main(argv: list[str]) -> int:
     config = load_config(TokTrainConfig, argv, prog="scripts.tok_train", description=__doc__ or "")
     # imported here so that --help does not wait for it
-    from nanochat.tokenizer import Tokenizer
+    from nanochat.tokenizer import Tokenizer, check_vocab_size
+    from scripts.text_input import check_files
 
-    if not config.input:
+    if not config.input.strip(" ,"):
         raise ConfigError("--input is missing", hint="name the files: --input data/documents.jsonl,data/chats.jsonl.gz")
     if config.max_chars < 0:
         raise ConfigError(f"--max_chars is {config.max_chars}", hint="give a positive number, or 0 for everything")
-    texts = list(_limit(read_all(config.input), config.max_chars))
+    names = [name.strip() for name in config.input.split(",") if name.strip()]
+    check_files(names)
+    check_vocab_size(config.vocab_size)
+    folder = output_folder(config.output)
+    texts = list(_limit(read_all(names), config.max_chars))
     held_out = texts[HOLD_OUT_EVERY - 1 :: HOLD_OUT_EVERY]
     chosen = [text for i, text in enumerate(texts, start=1) if i % HOLD_OUT_EVERY] if held_out else texts
     print0(f"Training on {len(chosen)} texts, {sum(map(len, chosen))} characters ...")
     tokenizer = Tokenizer.train(chosen, config.vocab_size)
-    folder = Path(config.output) if config.output else base_dir() / "tokenizer"
     tokenizer.save(folder)
     if tokenizer.vocab_size < config.vocab_size:
         print0(f"The texts gave {tokenizer.vocab_size} ids, not {config.vocab_size}: no pair is left that repeats")
@@ -83,14 +87,28 @@ def read_records(path: str) -> Iterator[list[str]]:
         yield [" " + text.strip() for text in texts]
 
 
-def read_all(names: str) -> Iterator[str]:
+def read_all(paths: Sequence[str]) -> Iterator[str]:
+    from scripts.text_input import no_text
+
     is_empty = True
-    for path in (name.strip() for name in names.split(",")):
-        for text in read_texts(path) if path else ():
+    for path in paths:
+        for text in read_texts(path):
             is_empty = False
             yield text
     if is_empty:
-        raise DocumentError(f"No text in {names}: every file is empty", hint="each line needs content or text")
+        raise no_text(paths[0]) if len(paths) == 1 else DocumentError(
+            f"No text in {', '.join(paths)}: every file is empty", hint="name a file with text: --input FILE.jsonl")
+
+
+def output_folder(output: str) -> Path:
+    """Where tokenizer.json goes. Raises UserError when it could not be written there."""
+    folder = Path(output) if output else base_dir() / "tokenizer"
+    if folder.suffix == ".json" and not folder.is_dir():
+        instead = folder.parent if folder.name == "tokenizer.json" else folder.with_suffix("")
+        raise ConfigError(f"--output {output} names a file, expected a folder for tokenizer.json",
+                          hint=f"--output {instead}")
+    check_output(folder, flag="--output", is_folder=True)
+    return folder
 
 
 def _limit(texts: Iterator[str], max_chars: int) -> Iterator[str]:

@@ -3,9 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 from nanochat.common import print0, world_size
+from scripts.training_memory import helpful_flags
 
 if TYPE_CHECKING:
     from nanochat.model import LanguageModel
+    from nanochat.training.lora import LoraSettings
 
 
 def prepare(config: Any, model: "LanguageModel", *, row_len: int) -> dict[str, Any]:
@@ -14,6 +16,7 @@ def prepare(config: Any, model: "LanguageModel", *, row_len: int) -> dict[str, A
     """
     import torch
 
+    from nanochat.training.lora import adapter_settings
     from nanochat.training.precision import autocast, compile_blocks, pick_dtype
     from nanochat.training.sharding import shard
 
@@ -21,7 +24,8 @@ def prepare(config: Any, model: "LanguageModel", *, row_len: int) -> dict[str, A
     dtype = pick_dtype(config.dtype, device)
     model.checkpointing = config.activation_checkpointing == "true"
     row_len = row_len or model.config.sequence_len
-    memory = _memory(config, model, row_len, dtype)
+    lora = adapter_settings(model)
+    memory = _memory(config, model, lora, row_len, dtype)
     if config.shard:
         shard(model)
     is_compiled = compile_blocks(model.layers, config.compile, device)
@@ -32,27 +36,32 @@ def prepare(config: Any, model: "LanguageModel", *, row_len: int) -> dict[str, A
              *(["activation checkpointing"] if model.checkpointing else []), *(["compiled"] if is_compiled else []),
              *(["sharded"] if config.shard else [])]
     print0(f"Computing on {', '.join(words)}{memory}")
-    return {"context": autocast(device, dtype), **_speed(model, row_len, dtype)}
+    return {"context": autocast(device, dtype), **_speed(model, lora, row_len, dtype)}
 
 
-def _memory(config: Any, model: "LanguageModel", row_len: int, dtype: Any) -> str:
+def _memory(config: Any, model: "LanguageModel", lora: "LoraSettings | None", row_len: int, dtype: Any) -> str:
     """The memory estimate as text; with --activation_checkpointing auto it decides, too."""
     from nanochat.training.memory import GB, estimate, memory_limit
 
     def needed() -> Any:
         return estimate(model.config, rows=config.device_batch_size, row_len=row_len,
                         dtype=str(dtype).removeprefix("torch."), checkpointing=model.checkpointing,
-                        accumulates=config.grad_accum_steps > 1)
+                        accumulates=config.grad_accum_steps > 1, lora=lora,
+                        processes=world_size() if config.shard else 1)
 
     limit = memory_limit(model.device)
     if config.activation_checkpointing == "auto" and needed().total > limit:
         model.checkpointing = True
-    return "\n" + needed().report(limit / GB)
+    need = needed()
+    report = "\n" + need.report(limit / GB)
+    if need.fits(limit):
+        return report
+    return f"{report}\nTo need less, one after the other: {', '.join(helpful_flags(config))}"
 
 
-def _speed(model: "LanguageModel", row_len: int, dtype: Any) -> dict[str, float]:
+def _speed(model: "LanguageModel", lora: "LoraSettings | None", row_len: int, dtype: Any) -> dict[str, float]:
     from nanochat.training.flops import flops_per_token, peak_flops
 
-    return {"flops_per_token": flops_per_token(model.config, row_len),
+    return {"flops_per_token": flops_per_token(model.config, row_len, lora),
             "peak_flops": peak_flops(model.device, dtype) * world_size()}
 

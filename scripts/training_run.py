@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from nanochat.common import base_dir, print0, rank, world_size
 from nanochat.config import describe
 from nanochat.errors import CheckpointNotFound
-from scripts.training_settings import TrainingConfig, TuningConfig, check_numbers, say_changes, say_unused
+from scripts.early_stop import EarlyStop
+from scripts.training_memory import name_helpful_flags
+from scripts.training_settings import TrainingConfig, TuningConfig, check_numbers, say_changes, say_unused, warmup_steps
 from scripts.training_start import Start, find_start, resume_point, row_length
 
 if TYPE_CHECKING:
@@ -52,41 +54,77 @@ def train(
     evaluate: Evaluate | None = None,
     stop: Stop | None = None,
     extra_meta: Callable[[], Mapping[str, Any]] = dict,
+    version: Callable[[], Any] = lambda: None,
+    early_stop: EarlyStop | None = None,
 ) -> dict[str, Any]:
     """Run `fit` with the common settings and save checkpoints of `source`; returns what `fit` returns and the path.
 
     `state` comes from `resume_point`; the model must hold that checkpoint's weights already. `row_len` is the length of
     rows, 0 the longest that the model reads. A run that starts anew sets the checkpoints of an earlier one with its
     tag aside when it saves its first. Ctrl-C and SIGTERM end it after the running step, with a checkpoint: raises
-    KeyboardInterrupt.
+    KeyboardInterrupt. `version` says what batches depend on beside step and micro-batch, see `Prefetcher`. An
+    `early_stop` keeps its best checkpoint, which in the end is the one that the tag means; it is used beside `stop`.
+    Raises UserError with the flags that help when memory runs out.
     """
     from nanochat.training import MetricsLog, fit, language_model_loss, warmup_stable_decay
     from nanochat.training.interrupt import Interruption
+    from nanochat.training.prefetch import Prefetcher
     from scripts.training_plan import prepare
 
+    saver = _Saver(config, source, model, tokenizer, num_steps, extra_meta, is_new=state is None)
+    stop = _both(stop, early_stop, saver, state)
     done = _is_done(config, source, num_steps, state, evaluate, stop)
     if done is not None:
-        return done
+        return _with_best(done, early_stop)
     how = prepare(config, model, row_len=row_len)
-    optimizer = _optimizer(config, model, lr_frac, state)
-    saver = _Saver(config, source, model, tokenizer, optimizer, num_steps, extra_meta, is_new=state is None)
+    optimizer = saver.optimizer = _optimizer(config, model, lr_frac, state)
     print0(f"Training {source}/{config.tag}: {model.num_parameters:,} parameters, "
            f"pattern {','.join(model.config.block_pattern)}, {num_steps} steps on {world_size()} process(es)")
     print0(describe(config))
+    warmup = warmup_steps(config, num_steps)
     start_step = state["step"] if state is not None else 0
     metrics_file = base_dir() / "metrics" / f"{source}_{config.tag}.jsonl"
-    with (Interruption() as interruption,
+    first = rank() * config.grad_accum_steps
+    with (name_helpful_flags(config, is_saved=lambda: bool(saver.path) or state is not None),
+          Prefetcher(batches, micros=range(first, first + config.grad_accum_steps), num_steps=num_steps,
+                     num_workers=getattr(config, "data_workers", 0), version=version) as ahead,
+          Interruption() as interruption,
           MetricsLog(metrics_file, run=config.run, config=asdict(config), start_step=start_step) as log):
         result = fit(
-            model, batches, partial(language_model_loss, group=tokenizer.doc_ids), optimizer, num_steps=num_steps,
+            model, ahead, partial(language_model_loss, group=tokenizer.doc_ids), optimizer, num_steps=num_steps,
             start_step=start_step, progress=state["meta"]["progress"] if state is not None else None, seed=config.seed,
             grad_accum_steps=config.grad_accum_steps, norm_factor=config.spike_norm, loss_sigmas=config.spike_loss,
-            schedule=warmup_stable_decay(num_steps, config.warmup_steps, config.decay_frac), save=saver,
+            schedule=warmup_stable_decay(num_steps, warmup, config.decay_frac), save=saver,
             save_every=config.save_every, evaluate=evaluate, eval_every=config.eval_every, stop=stop, log=log,
             log_every=config.log_every, is_interrupted=lambda: interruption.is_wanted, **how,
         )
     _say_idle(model)
-    return _report(config, source, num_steps, result, saver.path, interruption.name)
+    return _with_best(_report(config, source, num_steps, result, saver.path, interruption.name), early_stop)
+
+
+def _with_best(result: dict[str, Any], early_stop: EarlyStop | None) -> dict[str, Any]:
+    """The result of a run that has ended, its path that of the best checkpoint where there is one."""
+    best = early_stop.finish(result["step"]) if early_stop is not None else None
+    return result if best is None else {**result, "path": str(best)}
+
+
+def _both(
+    stop: Stop | None, early_stop: EarlyStop | None, saver: "_Saver", state: Mapping[str, Any] | None
+) -> Stop | None:
+    """What ends training: `stop` or the early stop, which always sees the metrics."""
+    if early_stop is None or not early_stop.is_on:
+        return stop
+    early_stop.save = saver.save_best
+    if state is not None:
+        early_stop.restore(state["meta"].get("early_stop", {}))
+    meta = saver.extra_meta
+    saver.extra_meta = lambda: {**meta(), "early_stop": early_stop.record()}
+
+    def either(step: int, metrics: Mapping[str, Any]) -> bool:
+        is_over = early_stop(step, metrics)
+        return is_over or (stop is not None and stop(step, metrics))
+
+    return either
 
 
 def _optimizer(config: Any, model: "LanguageModel", lr_frac: float, state: Mapping[str, Any] | None) -> Any:
@@ -107,25 +145,35 @@ class _Saver:
     """Writes a run's checkpoints; called by `fit` with step and progress, on every rank."""
 
     def __init__(
-        self, config: Any, source: str, model: "LanguageModel", tokenizer: "Tokenizer", optimizer: Any, num_steps: int,
+        self, config: Any, source: str, model: "LanguageModel", tokenizer: "Tokenizer", num_steps: int,
         extra_meta: Callable[[], Mapping[str, Any]], *, is_new: bool,
     ) -> None:
-        self.config, self.source, self.model, self.tokenizer, self.optimizer = (
-            config, source, model, tokenizer, optimizer)
+        self.config, self.source, self.model, self.tokenizer = config, source, model, tokenizer
+        self.optimizer: Any = None  # set once it is there
         self.num_steps, self.extra_meta, self.is_new = num_steps, extra_meta, is_new
         self.path = ""
+        self.has_best = False
 
     def __call__(self, step: int, progress: dict[str, Any]) -> None:
-        from nanochat.checkpoint_manager import save_checkpoint
-
         if not self.path and self.is_new and rank() == 0:
             set_aside(self.source, self.config.tag)
-        meta = {"progress": progress, "num_steps": self.num_steps, "config": asdict(self.config),
-                "written": time.time(), **self.extra_meta()}
-        self.path = str(save_checkpoint(
-            self.source, self.config.tag, step, model=self.model, tokenizer=self.tokenizer, meta=meta,
-            optimizer=self.optimizer, keep=self.config.keep_checkpoints,
-        ))
+        self.path = self._write(self.config.tag, step, {"progress": progress}, self.optimizer,
+                                self.config.keep_checkpoints)
+
+    def save_best(self, tag: str, step: int) -> None:
+        """A checkpoint to use, not to go on from, under a tag that keeps the latest only."""
+        if not self.has_best and self.is_new and rank() == 0:
+            set_aside(self.source, tag)
+        self.has_best = True
+        self._write(tag, step, {}, None, 1)
+
+    def _write(self, tag: str, step: int, meta: dict[str, Any], optimizer: Any, keep: int) -> str:
+        from nanochat.checkpoint_manager import save_checkpoint
+
+        meta |= {"num_steps": self.num_steps, "config": asdict(self.config), "written": time.time(),
+                 **self.extra_meta()}
+        return str(save_checkpoint(self.source, tag, step, model=self.model, tokenizer=self.tokenizer, meta=meta,
+                                   optimizer=optimizer, keep=keep))
 
 
 def _say_idle(model: "LanguageModel") -> None:
@@ -165,7 +213,8 @@ def _is_done(
     name, step = f"{source}/{config.tag}", state["step"]
     result = {"step": step, "path": state["path"], "metrics": {}}
     if step >= num_steps:
-        print0(f"{name} is already at step {step} of {num_steps}: nothing to do")
+        print0(f"{name} is already at step {step} of {num_steps}: nothing to do. "
+               f"To train it further: --num_steps {2 * step}")
         return result
     print0(f"Resuming {name} at step {step} of {num_steps}")
     say_changes(config, state["meta"].get("config", {}))

@@ -1,5 +1,6 @@
 """Settings that the training scripts share, and their checks."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from nanochat.config import origins
 from nanochat.errors import ConfigError
 
 # settings that may differ when a run goes on, without a word: where and how loudly it runs
-FREE_TO_CHANGE = ("resume", "run", "device", "compile", "log_every", "save_every", "keep_checkpoints")
+FREE_TO_CHANGE = ("resume", "run", "device", "compile", "log_every", "save_every", "keep_checkpoints", "data_workers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class TrainingConfig:
     embedding_lr: float = 3e-3        # peak rate of embeddings and head (AdamW)
     scalar_lr: float = 3e-3           # peak rate of convolutions, norms and Mamba scalars (AdamW)
     weight_decay: float = 0.0         # on linear layers and convolutions
-    warmup_steps: int = 30            # steps of rising rate
+    warmup_steps: int = 30            # steps of rising rate, at most half of the run
     decay_frac: float = 0.3           # last share of the steps, with the rate falling to 0
     eval_every: int = 50              # steps between evaluations; 0 only at the end
     save_every: int = 500             # steps between checkpoints; 0 only at the end
@@ -49,6 +50,7 @@ class TuningConfig(TrainingConfig):
     lora_alpha: float = 32.0          # adapters are scaled by alpha / rank
     lora_lr: float = 3e-3             # peak rate of adapters (AdamW)
     lora_train_embeddings: bool = False  # train embedding, head and last norm whole, not just the reserved rows
+    data_workers: int = 1             # processes that prepare batches ahead of training; 0 prepares them in between
 
 
 def check_numbers(config: Any, *positive: str) -> None:
@@ -75,8 +77,27 @@ def say_unused(config: Any, reason: str, *names: str) -> None:
 
 
 def say_changes(config: Any, before: Mapping[str, Any]) -> None:
-    """One line that names the settings of a resumed run that are not those it had until now."""
-    changed = [f"{name} {before[name]!r} -> {value!r}" for name, value in asdict(config).items()
-               if name in before and name not in FREE_TO_CHANGE and before[name] != value]
+    """Name the settings of a resumed run that are not those it had until now, with both values and where the new one is
+    from; then the flags that take back those that nobody gave.
+    """
+    changed = {name: value for name, value in asdict(config).items()
+               if name in before and name not in FREE_TO_CHANGE and before[name] != value}
+    origin = {name: "not given now" if where == "default" else where for name, where in origins(config).items()}
     if changed:
-        print0(f"Settings that are new since the checkpoint: {', '.join(changed)}")
+        named = [f"{name} {before[name]!r} -> {value!r} ({origin[name]})" for name, value in changed.items()]
+        print0(f"Settings that are new since the checkpoint: {', '.join(named)}")
+    if left_out := [name for name in changed if origin[name] == "not given now"]:
+        print0("To go on as before: " + " ".join(f"--{name} {_typed(before[name])}" for name in left_out))
+
+
+def _typed(value: Any) -> str:
+    """A value as one types it after a flag."""
+    return str(value).lower() if isinstance(value, bool) else shlex.quote(str(value))
+
+
+def warmup_steps(config: Any, num_steps: int) -> int:
+    """Steps of rising rate: --warmup_steps, but no more than half of the run, which is then said."""
+    most = num_steps // 2
+    if config.warmup_steps > most:
+        print0(f"The rate rises over {most} steps, not {config.warmup_steps} (--warmup_steps): half of this run")
+    return min(config.warmup_steps, most)

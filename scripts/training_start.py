@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from nanochat.model import LanguageModel
     from nanochat.tokenizer import Tokenizer
+    from nanochat.training.lora import LoraSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ def resume_point(config: Any, source: str) -> dict[str, Any] | None:
 def find_start(config: Any, source: str, device: "torch.device") -> Start:
     """The model to train: that of --source and --source_tag, or the latest checkpoint of `source` with --resume.
 
-    With --lora_rank it has adapters, whose coverage is printed. Raises ConfigError for --lora_rank other than resumed.
+    With --lora_rank it has adapters, whose coverage is printed. Raises ConfigError for other adapters than resumed.
     """
     from nanochat.checkpoint_manager import load_model
     from nanochat.training.lora import adapter_settings, coverage, is_adapted, merge_adapters
@@ -59,25 +60,35 @@ def find_start(config: Any, source: str, device: "torch.device") -> Start:
     else:
         model, tokenizer, meta = load_model(source, device, "train", config.tag, state["step"])
         origin = meta.get("from", {})
-        theirs = adapter_settings(model)
-        rank_then = theirs.rank if theirs else 0
-        if origins(config)["lora_rank"] not in ("default", "code") and config.lora_rank != rank_then:
-            raise ConfigError(
-                f"--lora_rank is {config.lora_rank}, but {source}/{config.tag} was begun with {rank_then}",
-                hint="begin another run: --tag NAME, without --resume",
-            )
+        _check_adapters(config, source, adapter_settings(model))
     if is_adapted(model):
         print0(coverage(model))
     return Start(model=model, tokenizer=tokenizer, origin=origin, state=state)
 
 
+def _check_adapters(config: Any, source: str, theirs: "LoraSettings | None") -> None:
+    """Raises ConfigError for settings of LoRA that were given and are not those the run was begun with."""
+    then: dict[str, Any] = {"lora_rank": 0}
+    if theirs is not None:
+        then = {"lora_rank": theirs.rank, "lora_alpha": theirs.alpha, "lora_train_embeddings": theirs.train_embeddings}
+    for name, value in then.items():
+        if origins(config)[name] not in ("default", "code") and getattr(config, name) != value:
+            raise ConfigError(f"--{name} is {getattr(config, name)}, but {source}/{config.tag} was begun with {value}",
+                              hint="begin another run: --tag NAME, without --resume")
+
+
 def _adapt(config: Any, model: "LanguageModel", tokenizer: "Tokenizer") -> None:
-    from nanochat.training.lora import LoraSettings, add_adapters
+    from nanochat.training.lora import LoraSettings, add_adapters, largest_rank
 
     if not config.lora_rank:
         say_unused(config, "without --lora_rank", "lora_alpha", "lora_lr", "lora_train_embeddings")
         return
-    say_unused(config, "with --lora_rank", "matrix_lr", "scalar_lr", "weight_decay")
+    if config.lora_rank > (most := largest_rank(model)):
+        raise ConfigError(f"--lora_rank is {config.lora_rank}, but the smallest matrix of this model has rank {most}",
+                          hint=f"at most --lora_rank {most}, or train all weights: --lora_rank 0")
+    # of embedding, head and last norm the norm learns at scalar_lr
+    idle = ["matrix_lr", "weight_decay"] if config.lora_train_embeddings else ["matrix_lr", "scalar_lr", "weight_decay"]
+    say_unused(config, "with --lora_rank", *idle)
     # an imported model has never seen these ids: without their rows it could not learn our format
     rows = tuple(index for index in range(tokenizer.vocab_size) if tokenizer.is_reserved(index))
     add_adapters(model, LoraSettings(

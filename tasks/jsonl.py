@@ -4,14 +4,16 @@ import gzip
 import json
 import random
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nanochat.conversation import check_conversation
 from nanochat.errors import ConfigError, ConversationError, DocumentError
+from tasks.reading import PLAIN, Reading
 
 _FORM = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
+_UTF8 = "give plain text; other encodings become UTF-8 with: iconv -f latin1 -t utf-8 FILE"
 
 
 class JsonlTask(Sequence):
@@ -21,14 +23,15 @@ class JsonlTask(Sequence):
         self._conversations = conversations
 
     @classmethod
-    def load(cls, samples: int, seed: int, *, path: str = "") -> "JsonlTask":
+    def load(cls, samples: int, seed: int, *, path: str = "", reading: Reading = PLAIN) -> "JsonlTask":
         """At most `samples` conversations of the file (0: all), chosen by the seed; only those chosen are parsed.
 
         Raises DocumentError or ConversationError, starting with file:line, and DocumentError for a file without any.
         """
         if not path:
             raise ConfigError("The task Jsonl needs a file", hint="name it after a colon: Jsonl:data/chats.jsonl")
-        conversations = [_parse(line, where=where) for where, line in _sample(read_lines(path), samples, seed)]
+        chosen = sample(read_lines(path), samples, seed)
+        conversations = [parse_conversation(line, where=where) for where, line in chosen]
         if not conversations:
             raise DocumentError(f"{path} is empty", hint=f"each line needs {_FORM}")
         return cls(conversations)
@@ -54,11 +57,11 @@ def read_lines(path: str | Path) -> Iterator[tuple[str, str]]:
     except FileNotFoundError as error:
         raise DocumentError(f"File not found: {path}", hint="check the path") from error
     except UnicodeDecodeError as error:
-        raise DocumentError(f"{path}:{number}: not UTF-8 ({error.reason})", hint="convert it with iconv") from error
+        raise DocumentError(f"{path}:{number}: not UTF-8 ({error.reason})", hint=_UTF8) from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DocumentError(f"{path}:{number + 1}: damaged ({error})", hint=f"try: gzip -t {path}") from error
     except OSError as error:
-        raise DocumentError(f"Cannot read {path}: {error.strerror or error}", hint="give a .jsonl(.gz) file") from error
+        raise DocumentError(f"Cannot read {path}: {error.strerror or error}", hint="name one text file") from error
 
 
 def parse_record(line: str, *, where: str) -> dict[str, Any]:
@@ -72,7 +75,8 @@ def parse_record(line: str, *, where: str) -> dict[str, Any]:
     return record
 
 
-def _parse(line: str, *, where: str) -> dict[str, Any]:
+def parse_conversation(line: str, *, where: str) -> dict[str, Any]:
+    """The legal conversation of one line. Raises DocumentError or ConversationError starting with `where`."""
     record = parse_record(line, where=where)
     try:
         check_conversation(record)
@@ -81,12 +85,12 @@ def _parse(line: str, *, where: str) -> dict[str, Any]:
     return record
 
 
-def _sample(lines: Iterator[tuple[str, str]], samples: int, seed: int) -> list[tuple[str, str]]:
-    """At most `samples` of the lines, each as likely as any other, in file order (reservoir sampling)."""
+def sample(lines: Iterable[Any], samples: int, seed: int) -> list[Any]:
+    """At most `samples` of the lines (0: all), each as likely as any other, in file order (reservoir sampling)."""
     if samples == 0:
         return list(lines)
     generator = random.Random(seed)
-    chosen: list[tuple[int, tuple[str, str]]] = []
+    chosen: list[tuple[int, Any]] = []
     for i, line in enumerate(lines):
         if i < samples:
             chosen.append((i, line))

@@ -62,7 +62,8 @@ def conversations(draw):
             turn.insert(draw(st.integers(0, 1)), {"role": "retrieval", "multi_hop": True, "hops": hops})
             shown += sum(len(hop["documents"]) for hop in hops)
         if draw(st.booleans()):
-            turn.append(answer(draw(text), abstain=True))
+            near = {"closest": [draw(st.integers(0, shown - 1))]} if shown and draw(st.booleans()) else {}
+            turn.append(answer(draw(text), abstain=True, **near))
         else:
             cited = draw(st.lists(st.integers(0, shown - 1), max_size=3)) if shown else []
             turn.append(answer(draw(said), citations=cited))

@@ -1,4 +1,4 @@
-"""The flag tables of docs/guide.md, made from the settings classes. To rewrite them: python tests/flag_tables.py"""
+"""The flag tables of docs/*.md, made from the settings classes. To rewrite them: python tests/flag_tables.py"""
 
 import ast
 import io
@@ -45,4 +45,5 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    GUIDE.write_text(filled(GUIDE.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in sorted(GUIDE.parent.glob("*.md")):
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")

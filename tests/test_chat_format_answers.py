@@ -20,6 +20,7 @@ def test_parse_answer_reads_back_what_render_wrote(conversation, max_tokens):
         assert parsed.text == ("" if parsed.abstained else message["content"].strip())
         if max_tokens is None:
             assert parsed.citations == list(dict.fromkeys(message.get("citations", [])))
+            assert parsed.closest == list(dict.fromkeys(message.get("closest", [])))
         assert all(slot < len(rendered.documents) for slot in parsed.citations)
 
 

@@ -97,6 +97,9 @@ def answer(**fields):
         (answer(content="1987", citations=0), "message 3 (assistant): 'citations' is 0"),
         (answer(abstain="yes"), "message 3 (assistant): 'abstain' is 'yes'"),
         (answer(abstain=True, citations=[0]), "message 3 (assistant) abstains and cites"),
+        (answer(content="1987", closest=[0]), "message 3 (assistant) has 'closest' and an answer"),
+        (answer(abstain=True, closest=[1]), "message 3 (assistant): citation 1 points at no document"),
+        (answer(abstain=True, closest="d1"), "message 3 (assistant): 'closest' is 'd1'"),
         (retrieval(), "message 1 (retrieval): 'documents' is missing"),
         (retrieval(documents={}), "message 1 (retrieval): 'documents' is missing"),
         (retrieval(documents=["text"]), "message 1 (retrieval): document 0 is str"),
@@ -120,7 +123,8 @@ def test_illegal_fields_name_the_message(broken, problem):
 
 
 @pytest.mark.parametrize(
-    "message", [{"abstain": True}, {"abstain": True, "content": "Not there."}, {"content": "1987", "citations": [0, 0]}]
+    "message", [{"abstain": True}, {"abstain": True, "content": "Not there."}, {"abstain": True, "closest": [0]},
+                {"content": "1987", "citations": [0, 0]}]
 )
 def test_legal_answers(message):
     check_conversation(answer(**message))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from engine_stubs import PATTERNS, make_conversation, make_documents, make_model, make_tokenizer
 
-from nanochat.engine import ABSTAIN_TEXT, Engine
+from nanochat.engine import ABSTAIN_TEXT, Engine, SamplingParams
 from nanochat.errors import ConfigError, ConversationError, UserError
 from nanochat.model import LanguageModel
 
@@ -100,7 +100,9 @@ def test_an_answer_with_a_citation():
     ids = [CITE, TOKENIZER.doc(1), *words, TOKENIZER.special("assistant_end")]
     text, info = forced(make_engine(), ids).generate_from_conversation(CONVERSATIONS[3])
     assert text == "Mira Solheim [2]" and info["answer"] == "Mira Solheim"
-    assert info["citations"] == [{"slot": 1, "number": 2, "id": "d1", "title": "Title 1"}]
+    passage = "Brelith Institute was founded by Mira Solheim in 1931."
+    assert info["citations"] == [{"slot": 1, "number": 2, "id": "d1", "title": "Title 1", "start": 0,
+                                  "end": len(passage), "passage": passage, "match": "exact"}]
     assert info["stop"] == "end" and not info["abstained"] and info["num_tokens"] == len(ids)
     assert info["documents"] == make_documents(3) and info["dropped"] == 0
 
@@ -167,7 +169,17 @@ def test_an_empty_batch_is_empty():
 def test_a_stream_left_early_describes_what_was_written():
     stream = forced(make_engine(), [CITE, TOKENIZER.doc(0), *TOKENIZER.encode("a")]).stream(CONVERSATIONS[1], 50)
     assert next(stream) + next(stream) == "aa"
-    assert stream.text == "aa [1]" and stream.info["stop"] == "length"
+    assert stream.text == "aa [1]" and stream.info["stop"] is None
+    stream.close()
+    assert stream.text == "aa [1]" and stream.info["stop"] == "cancelled"
+
+
+def test_a_stream_has_no_reason_to_have_ended_before_its_end():
+    stream = forced(make_engine(), [CITE, TOKENIZER.doc(0), *TOKENIZER.encode("a")]).stream(CONVERSATIONS[1], 7)
+    assert stream.info["stop"] is None
+    seen = [(stream.info["num_tokens"], stream.info["stop"]) for _ in stream]
+    assert len(seen) > 2 and all((stop is None) == (num_tokens < 7) for num_tokens, stop in seen), seen
+    assert stream.info["stop"] == "length"
 
 
 def test_generation_leaves_no_gradients_and_the_same_weights():
@@ -221,15 +233,50 @@ def test_many_threads_share_one_engine():
 
 
 def test_a_stream_nobody_holds_any_more_leaves_the_engine():
-    engine = make_engine()
+    engine = forced(make_engine(), [CITE, TOKENIZER.doc(0), *TOKENIZER.encode("a")])
     stream = engine.stream(CONVERSATIONS[1], 100)
-    next(stream)
-    del stream
-    gc.collect()
-    engine.scheduler.run()
+    assert next(stream) == "a"
+    handle = stream._handle
+    gc.disable()
+    try:
+        # no collection is needed: a server that is busy may not see one for minutes
+        del stream
+        assert handle.is_cancelled
+        engine.scheduler.step()
+    finally:
+        gc.enable()
+    assert handle.stop == "cancelled" and len(handle.ids) < 10
     assert engine.scheduler.is_idle and engine.scheduler.num_bytes == 0
-    with pytest.raises(ConfigError, match="max_rows"):
-        Engine(engine.model, TOKENIZER, max_rows=0)
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"max_tokens": "ten"}, "max_tokens is 'ten', not a whole number"),
+    ({"max_tokens": 2.5}, "max_tokens is 2.5, not a whole number"), ({"max_tokens": None}, "max_tokens is None"),
+    ({"max_tokens": True}, "max_tokens is True"), ({"temperature": "hot"}, "temperature is 'hot', not a number"),
+    ({"temperature": None}, "temperature is None"), ({"temperature": float("nan")}, "temperature is nan"),
+    ({"top_k": 1.5}, "top_k is 1.5"), ({"top_p": "0.5"}, "top_p is '0.5'"), ({"seed": "x"}, "seed is 'x'"),
+    ({"stop": 5}, "stop is [5], not a list of texts"), ({"stop": [b"x"]}, "not a list of texts"),
+    ({"stop": [" "]}, "white space alone"),
+])
+def test_arguments_of_another_type_are_named(options, words):
+    engine = make_engine()
+    for ask in (lambda: engine.stream(CONVERSATIONS[0], **options),
+                lambda: engine.generate_batch(CONVERSATIONS[:2], **options)):
+        with pytest.raises(ConfigError) as caught:
+            ask()
+        assert words in caught.value.problem and caught.value.hint
+    assert engine.scheduler.is_idle
+    with pytest.raises(ConfigError, match="stop_ids are 5"):
+        SamplingParams(stop_ids=5)
+
+
+@pytest.mark.parametrize("options", [{"max_rows": 0}, {"max_rows": "4"}, {"speculate": 1.5}, {"speculate": -1},
+                                     {"prefix_cache_bytes": None}])
+def test_an_engine_of_impossible_sizes_is_refused(options):
+    with pytest.raises(ConfigError, match=f"{next(iter(options))} is .* must be a whole number"):
+        Engine(make_model("M,T"), TOKENIZER, **options)
+    with pytest.raises(ConfigError, match="batch_size is '8'"):
+        make_engine().generate_batch(CONVERSATIONS, batch_size="8")
 
 
 def test_the_examples_of_the_documentation_run(monkeypatch, capsys, tmp_path):

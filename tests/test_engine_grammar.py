@@ -38,7 +38,9 @@ def docs(*slots: int) -> set[int]:
         ([ABSTAIN], {END}),
         ([ABSTAIN, END], set()),
         ([CITE], docs(0, 1)),
-        ([CITE, TOKENIZER.doc(1)], TEXT | {CITE}),
+        ([CITE, TOKENIZER.doc(1)], TEXT | {CITE, ABSTAIN}),
+        ([CITE, TOKENIZER.doc(1), ABSTAIN], {END}),
+        ([CITE, TOKENIZER.doc(1), ABSTAIN, END], set()),
         ([CITE, TOKENIZER.doc(1), CITE], docs(0)),
         ([CITE, TOKENIZER.doc(1), CITE, TOKENIZER.doc(0)], TEXT),
         ([CITE, TOKENIZER.doc(1), SPACE], TEXT),
@@ -87,8 +89,10 @@ def test_every_answer_parses_back_and_can_always_go_on(num_documents, must_cite)
             rows.advance([0], torch.tensor(ids[-1:]))
         slots = [TOKENIZER.doc_index(id) for id in ids if TOKENIZER.doc_index(id) is not None]
         parsed = parse_answer(ids, TOKENIZER, documents)
-        assert parsed.is_finished and parsed.citations == slots
-        assert parsed.abstained == (ids == [ABSTAIN, END]) != bool(parsed.text)
+        assert parsed.is_finished and parsed.citations == ([] if parsed.abstained else slots)
+        assert parsed.closest == (slots if parsed.abstained else [])
+        assert parsed.abstained == (ids[-2:] == [ABSTAIN, END]) != bool(parsed.text)
+        assert not parsed.abstained or len(ids) == 2 + 2 * len(slots) <= 4
         assert slots or parsed.abstained or not (must_cite and num_documents)
 
 

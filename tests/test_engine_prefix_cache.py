@@ -130,6 +130,31 @@ def test_the_budget_holds_and_the_least_recently_used_leave_first(shape):
         assert (prefixes.stats.bytes, prefixes.stats.evictions) == (before.bytes, before.evictions)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_budget_holds_at_every_moment_also_while_a_state_is_taken_in(shape, monkeypatch):
+    model, most = make_model(*shape), [0]
+    size = PrefixCache(model, max_bytes=10**7)
+    read(size, random_ids(41, 0))
+    prefixes = PrefixCache(model, max_bytes=4 * size.stats.bytes)
+    for name in ("add", "_split"):
+        act = getattr(PrefixTree, name)
+
+        def watched(tree, *arguments, act=act):
+            done = act(tree, *arguments)
+            most[0] = max(most[0], tree.num_bytes)
+            return done
+
+        monkeypatch.setattr(PrefixTree, name, watched)
+    for number in range(40):
+        # stems of different length, some known in part
+        read(prefixes, random_ids(10 + number % 3 * 10, number % 4) + random_ids(20 + number % 7, 100 + number),
+             passing=number % 5 == 0)
+    assert 0.7 * prefixes.max_bytes < most[0] <= prefixes.max_bytes, f"{most[0]} bytes of {prefixes.max_bytes}"
+    assert prefixes.stats.evictions > 20
+    tree = prefixes._tree
+    assert tree.num_bytes == sum(node.num_bytes for node in all_nodes(tree)) <= prefixes.max_bytes
+
+
 @pytest.mark.parametrize("shape", RECURRENT)
 def test_ends_of_questions_leave_before_what_others_may_begin_with(shape):
     model = make_model(*shape)

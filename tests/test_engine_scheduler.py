@@ -128,6 +128,49 @@ def test_the_byte_limit_is_kept_and_what_can_never_fit_is_refused(pattern):
         refusing.submit(Request(ids=[]))
 
 
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("options", [{}, {"has_graphs": True, "max_rows": 4}, {"prefix": True}], ids=str)
+def test_the_byte_limit_holds_for_rows_that_are_read_beside_those_that_write(pattern, options):
+    model, requests = make_model(pattern), make_requests(20, shared=10)
+    one, expected = Scheduler(model)._batch.bytes_for(1, 65), answers_alone(pattern, requests)
+    for limit in (2 * one, int(2.5 * one), 4 * one, 9 * one):
+        prefix_cache = PrefixCache(model, max_bytes=2**22) if "prefix" in options else None
+        scheduler = Scheduler(model, max_cache_bytes=limit, prefill_tokens=5, prefix_cache=prefix_cache,
+                              **{name: value for name, value in options.items() if name != "prefix"})
+        handles, most = [scheduler.submit(request) for request in requests], 0
+        for _ in range(3000):
+            if not scheduler.step():
+                break
+            most = max(most, scheduler.num_bytes)
+        assert scheduler.is_idle, "a request that was let in is never served"
+        assert 0.35 * limit < most <= limit or limit == 9 * one, f"{most} bytes of {limit}"
+        assert most <= limit and [handle.ids for handle in handles] == expected
+
+
+@pytest.mark.parametrize(("boundaries", "known"), [((), 0), ((30,), 30), ((30, 45), 45)])
+def test_a_state_is_kept_at_the_boundaries_of_a_request(boundaries, known):
+    model = make_model("M,T")
+    scheduler = Scheduler(model, prefix_cache=PrefixCache(model, max_bytes=2**24))
+    rng = random.Random(1)
+    ids = [rng.randrange(300) for _ in range(60)]
+    serve(scheduler, [Request(ids=ids, params=SAMPLING[0], boundaries=boundaries)])
+    # goes its own way right behind the last boundary, where nothing else would keep a state the first time
+    other = Request(ids=[*ids[:50], *(300 - id for id in ids[50:])], params=SAMPLING[0])
+    assert serve(scheduler, [other])[0].cached_tokens == known
+
+
+def test_with_graphs_the_cache_is_kept_while_nobody_writes_and_made_for_all_rows_at_once(monkeypatch):
+    model, made = make_model("M,T"), []
+    new_cache = model.new_cache
+    monkeypatch.setattr(model, "new_cache", lambda batch: made.append(batch) or new_cache(batch))
+    scheduler = Scheduler(model, max_rows=6, prefill_tokens=4, has_graphs=True)
+    for _ in range(3):
+        serve(scheduler, [Request(ids=[number] * 4, params=SamplingParams(max_tokens=8)) for number in range(9)])
+    assert scheduler.num_bytes == scheduler._batch.bytes_for(6, 16) and scheduler.is_idle
+    assert [batch for batch in made if batch > 1] == [6], f"caches of {made} rows were made"
+    assert scheduler._batch._graphs.buckets, "no step ran at a fixed shape"
+
+
 def test_an_idle_scheduler_holds_no_states():
     scheduler = Scheduler(make_model("M,T"))
     for _ in range(3):

@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy as np
 import pytest
 import torch
 from engine_stubs import SAMPLING, answers_alone, make_model, make_requests, serve
@@ -136,14 +137,23 @@ def test_events_carry_every_id_once():
     assert seen[-1] == len(handle.ids) == 9 and handle.first_token_s <= handle.last_token_s
 
 
-def failing_factory():
-    raise KeyError("no such grammar")
+class OwnError(Exception):
+    """An exception that only its author knows."""
+
+
+def failing_factory(error=None):
+    raise error or KeyError("no such grammar")
 
 
 @pytest.mark.parametrize(("broken", "error"), [
     ({"rule": failing_factory}, KeyError),
     ({"rule": lambda: OnlyIds(torch.ones(3, dtype=torch.bool))}, ValueError),
     ({"on_event": lambda handle: 1 / 0}, ZeroDivisionError),
+    ({"rule": lambda: failing_factory(OwnError("mine"))}, OwnError),
+    ({"on_event": lambda handle: failing_factory(OwnError("mine"))}, OwnError),
+    ({"on_event": lambda handle: failing_factory(OwnError("mine")) if handle.is_done else None}, OwnError),
+    ({"on_event": lambda handle: next(iter(()))}, RequestFailed),
+    ({"rule": lambda: next(iter(()))}, RequestFailed),
 ])
 def test_what_a_request_brings_along_breaks_that_request_only(broken, error):
     model = make_model("M,T")
@@ -157,7 +167,9 @@ def test_what_a_request_brings_along_breaks_that_request_only(broken, error):
     second = scheduler.submit(good)
     scheduler.run()
     assert first.ids == second.ids == expected
-    assert bad.stop == "error" and isinstance(bad.error, error) and scheduler.is_idle
+    assert bad.is_done and isinstance(bad.error, error) and scheduler.is_idle
+    with pytest.raises(error):
+        list(bad)
 
 
 def test_no_handle_is_lost_when_the_model_fails_while_prompts_are_read_or_join(monkeypatch):
@@ -183,3 +195,34 @@ def test_a_request_that_waits_ends_at_the_step_after_it_was_cancelled():
     assert cancelled.stop == "cancelled" and not writing.is_done and not waiting.is_done
     with pytest.raises(RequestRefused, match="outside 0"):
         scheduler.submit(Request(ids=[1], source=[99999]))
+
+
+@pytest.mark.parametrize("broken", [
+    {"ids": ["x"]}, {"ids": [1.0]}, {"ids": [True]}, {"ids": "text"}, {"ids": None}, {"ids": [[1]]},
+    {"boundaries": ["x"]}, {"boundaries": [None]}, {"boundaries": 3}, {"source": ["x"]}, {"source": 5},
+    {"params": {"max_tokens": 3}}, {"params": None},
+])
+def test_what_is_not_a_list_of_ids_is_refused_at_the_door(broken):
+    scheduler = Scheduler(make_model("M,T"), prefix_cache=PrefixCache(make_model("M,T"), max_bytes=2**22))
+    with pytest.raises(RequestRefused) as caught:
+        scheduler.submit(Request(**{"ids": [1, 2, 3], **broken}))
+    name = {"ids": "The prompt"}.get(*broken, *broken)
+    assert caught.value.problem.startswith(name) and caught.value.hint and scheduler.is_idle
+    # numbers of numpy are whole numbers too
+    assert serve(scheduler, [Request(ids=np.arange(1, 4), params=SAMPLING[0], boundaries=[np.int64(2)])])[0].ids
+
+
+def test_what_was_found_for_a_request_that_was_cancelled_is_given_back():
+    model = make_model("M,T")
+    prefix_cache = PrefixCache(model, max_bytes=2**24)
+    beginning = list(range(100))
+    serve(Scheduler(model, prefix_cache=prefix_cache), [Request(ids=beginning, params=SAMPLING[0])])
+    for steps in (0, 1):
+        scheduler = Scheduler(model, prefix_cache=prefix_cache, prefill_tokens=8, max_rows=2 + steps)
+        first = scheduler.submit(Request(ids=[200] * 6, params=SamplingParams(max_tokens=30)))
+        waiting = scheduler.submit(Request(ids=[*beginning, *range(40)]))
+        scheduler.step()
+        assert scheduler._matched is not None and scheduler._matched[0] is waiting, "it found no room in the portion"
+        waiting.cancel()
+        scheduler.step()
+        assert waiting.stop == "cancelled" and scheduler._matched is None and not first.is_done

@@ -12,7 +12,7 @@ from nanochat.engine.grammar import AnswerGrammar
 from nanochat.engine.request import Request
 from nanochat.engine.sampling import SamplingParams
 from nanochat.engine.scheduler import Scheduler
-from nanochat.engine.speculative import MAX_PAUSE, Drafter, NgramIndex, obey
+from nanochat.engine.speculative import MAX_PAUSE, Drafter, NgramSearch, obey
 
 TOKENIZER = make_tokenizer()
 
@@ -89,16 +89,16 @@ def test_a_text_that_is_copied_takes_few_forwards_and_any_other_hardly_more(patt
     assert len(counts) == 150 and sum(counts) < 150 * 1.35, f"{sum(counts)} tokens read for 150"
 
 
-def test_an_index_goes_on_behind_the_anchor_with_the_longest_match():
-    index = NgramIndex([1, 2, 3, 4, 9, 2, 3, 5, 1, 2, 3, 6])
-    assert index.follow([1, 2, 3], anchor=0) == (3, 3)
-    assert index.follow([1, 2, 3], anchor=4) == (11, 3)
-    assert index.follow([9, 2, 3], anchor=0) == (7, 3)
-    assert index.follow([8, 2, 3], anchor=3) == (7, 2)
-    assert index.follow([8, 2, 3], anchor=11) == (11, 2), "behind the last place: the last"
-    assert index.follow([8, 8, 9], anchor=0) == (5, 1)
-    assert index.follow([6], anchor=0) == index.follow([7], anchor=0) == index.follow([], anchor=0) == (-1, 0)
-    assert index.ids(9, 8) == [2, 3, 6]
+def test_a_search_goes_on_behind_the_anchor_with_the_longest_match():
+    search = NgramSearch([1, 2, 3, 4, 9, 2, 3, 5, 1, 2, 3, 6])
+    assert search.follow([1, 2, 3], anchor=0) == (3, 3)
+    assert search.follow([1, 2, 3], anchor=4) == (11, 3)
+    assert search.follow([9, 2, 3], anchor=0) == (7, 3)
+    assert search.follow([8, 2, 3], anchor=3) == (7, 2)
+    assert search.follow([8, 2, 3], anchor=11) == (11, 2), "behind the last place: the last"
+    assert search.follow([8, 8, 9], anchor=0) == (5, 1)
+    assert search.follow([6], anchor=0) == search.follow([7], anchor=0) == search.follow([], anchor=0) == (-1, 0)
+    assert search.ids(9, 8) == [2, 3, 6]
 
 
 def test_drafts_grow_when_right_shrink_when_wrong_and_pause_when_never_right():

@@ -10,6 +10,7 @@ from torch import nn
 
 from nanochat.common import run_main, write_jsonl
 from nanochat.errors import DocumentError
+from nanochat.evaluation.benchmarks import benchmark_scores
 from nanochat.evaluation.cloze import cloze_scores, read_cloze
 from nanochat.evaluation.language_report import LanguageReport, console_table
 from nanochat.evaluation.probes import PROBES, make_examples
@@ -159,6 +160,40 @@ def test_the_script_compares_two_checkpoints_and_writes_json(tokenizer, tmp_path
                            (["--compare", "bse"], "Checkpoint source 'bse' is not known")):
         assert run_main(base_eval.main, ["--tag", "one", "--device", "cpu", *flags]) == 2
         assert problem in capsys.readouterr().err
+
+
+def test_published_tests_count_the_likeliest_letter_and_the_last_number(tokenizer, monkeypatch):
+    from nanochat.evaluation import benchmarks
+    from tasks.benchmarks import BenchmarkItem
+
+    model = model_of(tokenizer)
+    items = [BenchmarkItem(question="Which?", choices=("a", "b", "c"), answer=letter) for letter in "ABC"]
+    # one question, three answers: exactly one of them is the likeliest
+    assert sorted(benchmark_scores(model, tokenizer, items, chat=False, max_len=64)) == [0.0, 0.0, 1.0]
+    sums = [BenchmarkItem(question="2 + 2?", answer="4"), BenchmarkItem(question="2 + 3?", answer="5")]
+    for chat in (False, True):
+        assert benchmark_scores(model, tokenizer, sums, chat=chat, max_len=64, max_tokens=8) == [0.0, 0.0]
+    said = iter([["so 4 it is\nQuestion: 7?", "#### 6"]])
+    monkeypatch.setattr(benchmarks, "_continued", lambda *arguments: [
+        benchmarks._NEXT_QUESTION.split(text)[0] for text in next(said)])
+    mixed = [items[0], *sums]
+    assert benchmark_scores(model, tokenizer, mixed, chat=False, max_len=64)[1:] == [1.0, 0.0]
+
+
+def test_the_script_asks_published_tests(tokenizer, tmp_path, monkeypatch, capsys):
+    from nanochat.checkpoint_manager import save_checkpoint
+
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    save_checkpoint("base", "x", 1, model=model_of(tokenizer), tokenizer=tokenizer, meta={})
+    lines = [{"question": f"Which {i}?", "choices": ["a", "b", "c", "d"], "answer": "A"} for i in range(9)]
+    write_jsonl(tmp_path / "mmlu.jsonl", lines)
+    spec = f"mmlu:{tmp_path}/mmlu.jsonl"
+    assert base_eval.main(["--source", "base", "--probes", "", "--task", spec, "--task_samples", "5", "--device",
+                           "cpu", "--output", str(tmp_path / "out.json")]) == 0
+    result = json.loads((tmp_path / "out.json").read_text())["cloze"][spec]
+    assert spec in capsys.readouterr().out and 0 <= result["value"] <= 1
+    assert run_main(base_eval.main, ["--task", "mmlx:file", "--device", "cpu"]) == 2
+    assert "Unknown test 'mmlx:file'" in capsys.readouterr().err
 
 
 def test_models_with_other_vocabularies_are_paired_by_document(tokenizer):

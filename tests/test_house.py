@@ -16,7 +16,7 @@ CODE = ("nanochat", "scripts", "tasks")
 # room -> floor; a room may import floors below it and itself, never its neighbours
 FLOORS = {
     "nanochat": 0, "nanochat.errors": 0,
-    "nanochat.common": 1, "nanochat.config": 1, "nanochat.conversation": 1,
+    "nanochat.common": 1, "nanochat.config": 1, "nanochat.conversation": 1, "nanochat.text": 1,
     "nanochat.device": 2, "nanochat.model": 2, "nanochat.tokenizer": 2, "nanochat.retrieval": 2, "tasks": 2,
     "nanochat.chat_format": 3, "nanochat.training": 3, "nanochat.interop": 3,
     "nanochat.engine": 4, "nanochat.checkpoint_manager": 4,
@@ -24,7 +24,8 @@ FLOORS = {
     "nanochat.refrag": 6, "nanochat.evaluation": 6,
     "scripts": 7, "nanochat.cli": 7, "nanochat.server": 7,
 }
-SAME_ROOM = {"nanochat.config_file": "nanochat.config", "nanochat.checkpoint_files": "nanochat.checkpoint_manager"}
+SAME_ROOM = {"nanochat.__main__": "nanochat.cli", "nanochat.config_file": "nanochat.config",
+             "nanochat.checkpoint_files": "nanochat.checkpoint_manager"}
 NOT_FOR = {room: {"nanochat.retrieval", "tasks"} for room, floor in FLOORS.items() if floor in (3, 4)}
 NOT_FOR["nanochat.engine"] = NOT_FOR["nanochat.engine"] | {"nanochat.training"}
 TABLES = ("RETRIEVERS", "READERS", "ENCODERS", "BLOCKS", "TASKS", "REWARDS", "RL_ALGORITHMS", "CONDITIONS",

@@ -43,7 +43,8 @@ def conversations(draw):
             shown += sum(len(hop["documents"]) for hop in hops)
         if number < turns - 1 or draw(st.booleans()):
             if draw(st.booleans()):
-                turn.append({"role": "assistant", "abstain": True, **draw(st.sampled_from([{}, {"content": "No."}]))})
+                more = [{}, {"content": "No."}, *([{"closest": [0, shown - 1, 0]}] if shown else [])]
+                turn.append({"role": "assistant", "abstain": True, **draw(st.sampled_from(more))})
             else:
                 cited = draw(st.lists(st.integers(0, shown - 1), max_size=4)) if shown else []
                 turn.append(answer(draw(said), citations=cited))

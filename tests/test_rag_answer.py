@@ -6,8 +6,9 @@ from engine_stubs import make_conversation, make_documents, make_model, make_tok
 from nanochat.engine import ABSTAIN_TEXT, Engine
 from nanochat.errors import ConversationError
 from nanochat.rag.answer import Answer, answer_question
-from nanochat.rag.citations import SNIPPET_CHARS, printable, snippet, source_lines, source_name
+from nanochat.rag.citations import SNIPPET_CHARS, notes, printable, snippet, source_lines, source_name
 from nanochat.retrieval import ScoredDocument
+from nanochat.text import find_passage
 
 
 class ListSearcher:
@@ -37,7 +38,8 @@ def test_nothing_found_is_an_abstention_without_the_model():
     pieces = []
     answer = answer_question(None, ListSearcher([]), "Where?", write=pieces.append)
     assert answer.text == "".join(pieces) == ABSTAIN_TEXT
-    assert answer.abstained and answer.documents == [] and source_lines(answer) == []
+    assert answer.abstained and answer.documents == []
+    assert source_lines(answer) == ["  note: no document was found for this question"]
 
 
 def test_documents_of_earlier_turns_keep_their_numbers():
@@ -55,16 +57,24 @@ def test_an_empty_question_is_refused_in_words(question):
 
 def cited_answer(slots: list[int]) -> Answer:
     documents = make_documents(3)
-    citations = [{"slot": s, "number": s + 1, "id": f"d{s}", "title": f"Title {s}"} for s in slots]
+    citations = []
+    for slot in slots:
+        found = find_passage(documents[slot]["content"], ["Mira Solheim"])
+        place = {"start": found and found.start, "end": found and found.end, "passage": found.text if found else "",
+                 "match": found.match if found else ""}
+        citations.append({"slot": slot, "number": slot + 1, "id": f"d{slot}", "title": f"Title {slot}", **place})
     info = {"answer": "Mira Solheim"}
     return Answer(question="q", text="", documents=documents, citations=citations, abstained=False, info=info)
 
 
 def test_cited_sources_come_first_and_the_others_share_a_line():
     lines = source_lines(cited_answer([1]))
-    assert lines[0] == "  [2] Title 1 (d1)" and "Mira Solheim" in lines[1]
+    assert lines[0] == "  [2] Title 1 (d1), characters 0-54:"
+    assert lines[1] == '      "Brelith Institute was founded by Mira Solheim in 1931."'
     assert lines[2:] == ["  also read: Title 0 (d0), Title 2 (d2)"]
     assert len(source_lines(cited_answer([2, 0, 1]))) == 6
+    assert source_lines(cited_answer([0]))[:2] == [
+        "  [1] Title 0 (d0), no passage states the answer; it begins:", f"      {make_documents(1)[0]['content']}"]
 
 
 def test_a_snippet_shows_the_answer_in_whole_words():
@@ -90,3 +100,49 @@ def test_no_escape_sequence_reaches_a_terminal():
     document = {"id": "x\x1b[1m", "title": "A\nB\x07", "content": hostile}
     assert source_name(document, 3) == "[3] A B (x[1m)"
     assert "\x1b" not in snippet(hostile, "red") and "\n" not in snippet(hostile, "red")
+
+
+def ask(documents, question="When does the ferry leave?", **options):
+    return answer_question(ENGINE, ListSearcher(documents), question, max_tokens=6, **options)
+
+
+def test_a_document_of_a_hundred_thousand_words_is_read_from_its_beginning_and_said_to_be_cut():
+    content = " ".join(f"word{number}" for number in range(100_000))
+    answer = ask([{"id": "huge", "title": "Huge", "content": content}])
+    (cut,) = answer.info["trimmed"]
+    assert cut["slot"] == 0 and 0 < cut["shown_chars"] < 2_000
+    note = f"[1] was cut for want of room: the model read {cut['shown_chars']:,} of its {len(content):,} characters"
+    assert notes(answer) == [note] and source_lines(answer)[-1] == f"  note: {note}"
+
+
+def test_more_documents_than_slots_or_room_are_counted():
+    short = [{"id": f"s{number}", "title": "", "content": "x"} for number in range(40)]
+    answer = ask(short, "?", top_k=40)
+    assert len(answer.documents) == 32
+    assert notes(answer) == ["8 of the documents were not shown: a model is shown 32 at most"]
+    answer = ask(make_documents(20), top_k=20)
+    left_out = 20 - len(answer.documents)
+    assert f"{left_out} of the documents were not shown: there is no room for them beside the question" in notes(answer)
+    assert notes(ask(make_documents(2))) == []
+
+
+@pytest.mark.parametrize("question", ["\u4f55\u6642\u3067\u3059\u304b?", "\u041a\u0442\u043e?", "\U0001f6a2?"])
+def test_a_question_in_another_language_is_a_question(question):
+    answer = ask(make_documents(2), question)
+    assert answer.abstained or answer.citations
+    assert ask([], question).abstained
+
+
+def test_the_threshold_of_an_answer():
+    never, always = (ask(make_documents(2), answer_threshold=threshold) for threshold in (1.0, 0.0))
+    assert never.abstained and never.text == ABSTAIN_TEXT and never.citations == []
+    assert not always.abstained and always.citations
+    assert never.info["answer_probability"] >= always.info["answer_probability"] > 0
+
+
+def test_a_closest_document_is_named_after_an_abstention():
+    closest = {"slot": 1, "number": 2, "id": "d1", "title": "Title 1"}
+    answer = Answer(question="q", text=ABSTAIN_TEXT, documents=make_documents(2), citations=[], abstained=True,
+                    info={"answer": "", "closest": [closest]})
+    assert source_lines(answer) == [
+        "  [2] Title 1 (d1) comes closest, and does not say it", "  also read: Title 0 (d0)"]

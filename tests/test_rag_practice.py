@@ -69,7 +69,8 @@ def test_lists_of_facts_state_what_is_asked_and_nothing_else():
     pool = WORLD.key_pool
     facts = {(fact.subject, fact.value) for fact in WORLD.world.facts}
     by_id = {document["id"]: document for document in pool.documents}
-    for question in pool.questions:
+    answerable = [question for question in pool.questions if question["answers"]]
+    for question in answerable:
         (document_id,) = question["supporting_ids"]
         title = by_id[document_id]["title"]
         relation = question["question"].removeprefix(f"{title} ")
@@ -77,7 +78,13 @@ def test_lists_of_facts_state_what_is_asked_and_nothing_else():
         assert (title, question["answers"][0]) in facts
     assert len({document["title"] for document in pool.documents}) == len(pool.documents)
     assert len({question["question"] for question in pool.questions}) == len(pool.questions)
-    assert sum(document["content"].count("\n") + 1 for document in pool.documents) == len(pool.questions)
+    assert sum(document["content"].count("\n") + 1 for document in pool.documents) == len(answerable)
+    for question in pool.unanswerable:
+        (document_id,) = question["about_ids"]
+        title = by_id[document_id]["title"]
+        relation = question["question"].removeprefix(f"{title} ")
+        assert question["question"] != relation and f"{relation}:" not in by_id[document_id]["content"]
+    assert len(pool.unanswerable) > len(answerable) / 2
 
 
 @pytest.mark.parametrize("name", STAGES)

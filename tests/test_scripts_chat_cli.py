@@ -1,7 +1,9 @@
 """Journeys at the terminal: questions, commands, mistakes and ways out, with a tiny random model."""
 
 import io
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +11,11 @@ from pathlib import Path
 import pytest
 from engine_stubs import make_documents, make_model, make_tokenizer
 
-from nanochat.checkpoint_manager import save_checkpoint
+from nanochat.checkpoint_manager import find_checkpoint, save_checkpoint
 from nanochat.common import run_main
 from nanochat.engine import ABSTAIN_TEXT, AnswerStream
-from nanochat.retrieval import Document, KnowledgeBase
+from nanochat.evaluation.card import write_card
+from nanochat.retrieval import Document, KnowledgeBase, RetrievalManager
 from scripts import chat_cli
 
 HOSTILE = {"id": "h1", "title": "Kestrel \x1b[31mred", "content": "A kestrel \x1b]0;owned\x07 hovers."}
@@ -55,7 +58,61 @@ def test_one_question_for_scripts(knowledge_base, monkeypatch, capsys):
 
 def test_a_question_without_any_document_is_an_abstention(knowledge_base, monkeypatch, capsys):
     assert chat(monkeypatch, [], "--knowledge_base", knowledge_base, "--question", "zyzzyva?") == 0
-    assert capsys.readouterr().out == f"{ABSTAIN_TEXT}\n"
+    assert capsys.readouterr().out == f"{ABSTAIN_TEXT}\n  note: no document was found for this question\n"
+
+
+def test_one_answer_as_json(knowledge_base, monkeypatch, capsys):
+    asked = ["--knowledge_base", knowledge_base, "--json", "--question"]
+    assert chat(monkeypatch, [], *asked, "Who founded Brelith Institute?", "--answer_threshold", 0) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["answer_threshold"] == 0 and 0 <= record["answer_probability"] <= 1 and not record["abstained"]
+    for citation in record["citations"]:
+        document = record["documents"][citation["number"] - 1]
+        assert document["number"] == citation["number"] and document["id"] == citation["id"]
+        if citation["start"] is not None:
+            assert document["content"][citation["start"] : citation["end"]] == citation["passage"]
+    assert chat(monkeypatch, [], *asked, "zyzzyva?") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["abstained"] and record["answer_probability"] is None
+    assert record["citations"] == record["closest"] == []
+    assert record["notes"] == ["no document was found for this question"]
+    assert chat(monkeypatch, [], *asked, "kestrel hovers") == 0
+    output = capsys.readouterr().out
+    assert "\\u001b" in output and "\x1b" not in output
+
+
+def test_the_threshold_comes_from_the_flag_or_the_card(knowledge_base, monkeypatch, capsys):
+    asked = ["--knowledge_base", knowledge_base, "--question", "Who founded Brelith Institute?", "--json"]
+
+    def threshold(*flags):
+        assert chat(monkeypatch, [], *asked, *flags) == 0
+        captured = capsys.readouterr()
+        record = json.loads(captured.out)
+        return record["answer_threshold"], record["abstained"], captured.err
+
+    assert threshold()[0] is None and threshold()[2] == ""
+    assert threshold("--answer_threshold", 1) == (1.0, True, "")
+    folder = find_checkpoint("rag", "tiny")
+    fingerprint = RetrievalManager(None, knowledge_base).knowledge_base.fingerprint
+    write_card(folder, {"answer_threshold": 1.0, "knowledge_base": {"fingerprint": fingerprint}})
+    assert threshold() == (1.0, True, "")
+    assert threshold("--answer_threshold", 0)[:2] == (0.0, False)
+    assert threshold("--answer_threshold", "none")[0] is None
+    write_card(folder, {"answer_threshold": None, "knowledge_base": {"fingerprint": "of another"}})
+    value, _, error = threshold()
+    assert value is None and error.startswith("Note: the card of this checkpoint is stale, the knowledge base is not")
+
+
+def test_slash_kb_tells_a_stale_card_and_sources_the_probability(knowledge_base, monkeypatch, capsys):
+    other = knowledge_base.parent / "other"
+    fingerprint = RetrievalManager(None, knowledge_base).knowledge_base.fingerprint
+    write_card(find_checkpoint("rag", "tiny"),
+               {"answer_threshold": 0.25, "knowledge_base": {"fingerprint": fingerprint}})
+    lines = ["Brelith Institute?", "/sources", f"/kb {other}"]
+    assert chat(monkeypatch, lines, "--knowledge_base", knowledge_base) == 0
+    captured = capsys.readouterr()
+    assert re.search(r"probability of an answer 0\.\d{3}, threshold 0\.250", captured.out)
+    assert captured.err.count("\n") == 1 and "the card of this checkpoint is stale" in captured.err
 
 
 def test_commands(knowledge_base, monkeypatch, capsys):
@@ -105,6 +162,9 @@ def test_control_characters_of_documents_never_reach_the_terminal(knowledge_base
         (["--knowledge_base", "{kb}", "--top_k", "0"], "Error: --top_k must be at least 1"),
         (["--knowledge_base", "{kb}", "--device", "gpu"], "Error: Device 'gpu' is not known"),
         (["--knowledge_base", "{kb}", "--question", " "], "Error: --question is empty"),
+        (["--knowledge_base", "{kb}", "--json"], "Error: --json prints one answer and needs a question"),
+        (["--knowledge_base", "{kb}", "--answer_threshold", "2"], "Error: --answer_threshold must lie between 0 and 1"),
+        (["--knowledge_base", "{kb}", "--answer_threshold", "high"], "Error: Bad value for --answer_threshold: 'high'"),
         (["--knowledgebase", "{kb}"], "Error: Unknown flag --knowledgebase"),
     ],
 )

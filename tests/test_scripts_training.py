@@ -208,7 +208,7 @@ def plain(chain):
 
 
 @pytest.mark.parametrize(("flags", "steps"), [
-    (["--top_k", "1"], 4), (["--max_doc_length", "10"], 4), (["--init_lr_frac", "0.5"], 4), (["--num_epochs", "2"], 7),
+    (["--top_k", "1"], 4), (["--max_doc_length", "25"], 4), (["--init_lr_frac", "0.5"], 4), (["--num_epochs", "2"], 7),
     (["--device_batch_size", "16"], 2), (["--grad_accum_steps", "2"], 2), (["--max_seq_len", "120"], 4),
     (["--seed", "1"], 4), (["--world_share", "0.5"], 7), (["--context_weight", "0"], 4),
 ])

@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import random
 import sys
 import types
 
@@ -10,7 +11,7 @@ import pytest
 
 from nanochat.conversation import check_conversation
 from nanochat.errors import ConfigError, ConversationError, DocumentError, MissingDependency, UserError
-from tasks.base import TASKS, load_task
+from tasks.base import TASKS, TaskSpec, WeightedTasks, load_task, parse_tasks
 from tasks.jsonl import JsonlTask
 from tasks.smoltalk import HUB_ID
 
@@ -27,8 +28,11 @@ def write_chats(path, count):
     return path
 
 
+CHATS = ("SmolTalk", "Jsonl")  # tasks whose files hold conversations
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", CHATS)
 def test_every_task_reads_a_file_slices_and_is_legal(name, suffix, tmp_path):
     path = write_chats(tmp_path / f"chats{suffix}", 40)
     task = load_task(f"{name}:{path}", samples=0, seed=0)
@@ -38,7 +42,7 @@ def test_every_task_reads_a_file_slices_and_is_legal(name, suffix, tmp_path):
         check_conversation(conversation)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", CHATS)
 def test_samples_are_chosen_by_the_seed_without_repetition(name, tmp_path):
     path = write_chats(tmp_path / "chats.jsonl", 40)
     first, again, other = (list(load_task(f"{name}:{path}", samples=10, seed=seed)) for seed in (1, 1, 2))
@@ -98,11 +102,79 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
     assert list(load_task(f"Jsonl:{path}", samples=0, seed=0)) == [chat(0)]
 
 
+@pytest.mark.parametrize(("text", "specs"), [
+    ("SmolTalk", [TaskSpec(name="SmolTalk")]),
+    ("smoltalk:2, jsonl:a/b.jsonl:0.5,", [TaskSpec(name="SmolTalk", weight=2.0),
+                                          TaskSpec(name="Jsonl", path="a/b.jsonl", weight=0.5)]),
+    ("SmolTalk=data/chat:3", [TaskSpec(name="SmolTalk", path="data/chat", weight=3.0)]),
+    ("SmolTalk=7", [TaskSpec(name="SmolTalk", path="7")]),
+    ("Jsonl:a:b.jsonl", [TaskSpec(name="Jsonl", path="a:b.jsonl")]),
+    ("", []),
+])
+def test_names_paths_and_weights_are_told_apart(text, specs):
+    assert parse_tasks(text) == specs
+
+
+def test_a_mixture_follows_its_weights_whatever_the_sizes():
+    few, many = [chat(0), chat(1)], [chat(i) for i in range(2, 1002)]
+    mixed = WeightedTasks([few, many, []], [3.0, 1.0, 5.0])
+    rng = random.Random(0)
+    drawn = [int(rng.choice(mixed)["messages"][0]["content"][9:-1]) for _ in range(4000)]
+    share = sum(number < 2 for number in drawn) / len(drawn)
+    assert share == pytest.approx(0.75, abs=0.03) and mixed.num_conversations == 1002
+    assert drawn.count(0) / drawn.count(1) == pytest.approx(1.0, abs=0.15) and len(set(drawn)) > 500
+    assert mixed[0] == chat(0) and mixed[len(mixed) - 1] == chat(1001)
+    assert len(WeightedTasks([], [])) == 0
+
+
+def test_smoltalk_reads_a_folder_and_leaves_the_test_split_out(tmp_path):
+    write_chats(tmp_path / "data" / "train-0.jsonl", 3)
+    write_chats(tmp_path / "data" / "test-0.jsonl", 50)
+    (tmp_path / "README.md").write_text("not data")
+    assert list(load_task(f"SmolTalk={tmp_path}", samples=0, seed=0)) == [chat(i) for i in range(3)]
+    assert len(load_task(f"SmolTalk={tmp_path}", samples=2, seed=0)) == 2
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DocumentError, match="No conversations in .*empty"):
+        load_task(f"SmolTalk={tmp_path / 'empty'}", samples=0, seed=0)
+
+
+def test_smoltalk_reads_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [{"messages": chat(i)["messages"], "source": "x"} for i in range(30)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "train-0.parquet", row_group_size=8)
+    write_chats(tmp_path / "train-1.jsonl", 2)
+    everything = list(load_task(f"SmolTalk={tmp_path}", samples=0, seed=0))
+    assert everything == [chat(0), chat(1), *(chat(i) for i in range(30))]
+    some = list(load_task(f"SmolTalk={tmp_path}", samples=5, seed=3))
+    assert len(some) == 5 and all(conversation in everything for conversation in some)
+    (tmp_path / "train-0.parquet").write_bytes(b"version https://git-lfs")
+    with pytest.raises(DocumentError, match="cannot be read as parquet"):
+        load_task(f"SmolTalk={tmp_path}", samples=0, seed=0)
+
+
+def test_parquet_without_its_library_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "train.parquet").write_bytes(b"PAR1")
+    with pytest.raises(MissingDependency, match="No module named 'pyarrow'") as caught:
+        load_task(f"SmolTalk={tmp_path}", samples=0, seed=0)
+    assert "Jsonl:FILE" in caught.value.hint
+
+
 def test_unknown_tasks_and_missing_paths_are_refused():
     with pytest.raises(ConfigError, match="Unknown task 'SmallTalk'"):
         load_task("SmallTalk", samples=1, seed=0)
     with pytest.raises(ConfigError, match="needs a file"):
         load_task("Jsonl", samples=1, seed=0)
+    for spec in ("Jsonl:x:0", "Jsonl:x:-1", "Jsonl:x:inf"):
+        with pytest.raises(ConfigError, match="must be above 0"):
+            load_task(spec, samples=1, seed=0)
+    with pytest.raises(ConfigError, match="reads no file"):
+        load_task("Worlds:x", samples=1, seed=0)
+    for name in set(TASKS) - {"SmolTalk", "Worlds"}:
+        with pytest.raises(ConfigError, match="needs a file"):
+            load_task(name, samples=1, seed=0)
     with pytest.raises(ConfigError, match="samples is -1"):
         load_task("SmolTalk", samples=-1, seed=0)
 
@@ -119,7 +191,7 @@ def test_smoltalk_without_file_and_library_says_what_to_install(tmp_path, monkey
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingDependency, match="No module named 'datasets'") as caught:
         load_task("SmolTalk", samples=5, seed=0)
-    assert "data/smoltalk.jsonl" in caught.value.hint
+    assert "--base_tasks SmolTalk=data/smoltalk" in caught.value.hint and "Jsonl:" in caught.value.hint
 
 
 class Rows(list):
@@ -164,4 +236,4 @@ def test_smoltalk_without_network_is_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
         load_task("SmolTalk", samples=3, seed=0)
     assert caught.value.problem == f"Cannot load {HUB_ID} from the hub: Couldn't reach the hub"
-    assert "data/smoltalk.jsonl" in caught.value.hint
+    assert "--base_tasks SmolTalk=data/smoltalk" in caught.value.hint and "Jsonl:" in caught.value.hint

@@ -10,6 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from nanochat.model import LanguageModel, ModelConfig
 from nanochat.model.ssd import ssd_chunked
 from nanochat.training.flops import GPU_PEAKS, flops_per_token, forward_flops, gpu_peak, peak_flops
+from nanochat.training.lora import LoraSettings, add_adapters
+from nanochat.training.shape import adapter_parameters
 
 SHAPES = [
     ({"block_pattern": "T,T", "n_head": 4, "n_kv_head": 2, "attention_conv": 4}, 65),
@@ -43,6 +45,28 @@ def test_flops_are_those_of_the_model_forward_and_backward(settings, row_len):
     theirs = sum(counts.values()) / (2 * row_len)
     assert ours == pytest.approx(theirs, rel=0.05), f"{ours:.0f} against {theirs:.0f} per token: {counts}"
     assert convolution in (0, pytest.approx(parts["convolution"], rel=0.1))
+
+
+@pytest.mark.parametrize(("settings", "row_len"), SHAPES)
+@pytest.mark.parametrize("whole", [False, True])
+def test_frozen_weights_cost_no_gradient_and_adapters_their_own_products(settings, row_len, whole):
+    config = ModelConfig(**{"vocab_size": 300, "n_embd": 64, "n_head": 4, "n_kv_head": 4, "mlp_hidden": 96,
+                            "d_state": 16, "headdim": 32, "chunk_size": 32, **settings})
+    model, ids = LanguageModel(config), torch.randint(0, 300, (2, row_len))
+    lora = LoraSettings(rank=5, alpha=8.0, row_ids=() if whole else tuple(range(12)), train_embeddings=whole)
+    add_adapters(model, lora)
+    each = adapter_parameters(config, 5)
+    assert sum(each[letter] for letter in config.block_pattern) == sum(
+        p.numel() for p in model.layers.parameters() if p.requires_grad)
+    counts = counted(lambda: model(ids).sum().backward())
+    counts.pop("aten.convolution_backward", None)
+    counts.pop("aten.convolution", None)
+    parts = forward_flops(config, row_len)
+    ours = flops_per_token(config, row_len, lora) - 2 * parts["convolution"]
+    ours += 3 * parts["attention"] * (2 * row_len / (row_len + 1) - 1)
+    theirs = sum(counts.values()) / (2 * row_len)
+    assert ours == pytest.approx(theirs, rel=0.08), f"{ours:.0f} against {theirs:.0f} per token: {counts}"
+    assert flops_per_token(config, row_len, lora) < flops_per_token(config, row_len)
 
 
 @pytest.mark.parametrize(("length", "groups"), [(64, 1), (70, 2), (20, 1)])

@@ -126,3 +126,21 @@ def test_checkpoints_wait_for_a_calm_step():
     train(tiny_model(), lambda step, micro: garbage(step, micro) if step in (59, 60) else batches(step, micro),
           save=lambda step, progress: saved.append(step), save_every=20)
     assert saved == [20, 40, 62, 80]
+
+
+def test_a_loss_that_is_no_number_is_skipped_and_does_not_blind_the_guard():
+    for loss in (math.nan, math.inf, -math.inf):
+        guard = Guard()
+        for step in range(LEAST):
+            guard.judge(step, "", 2.0, 1.0)
+        assert not guard.judge(LEAST, "", loss, 1.0).is_applied and guard.counters.num_skipped == 1
+        assert all(math.isfinite(value) for window in guard.record()["seen"].values() for value in window["losses"])
+        assert not guard.judge(LEAST + 1, "", 9.0, 1.0).is_applied and guard.counters.num_loss_spikes == 1
+    with pytest.raises(UserError, match="losses or gradients in a row were not finite, up to step 99"):
+        for _ in range(20):
+            guard.judge(98, "", math.nan, 1.0)
+
+
+def test_a_record_with_a_loss_that_is_no_number_is_read_without_it():
+    guard = Guard(record={"seen": {"": {"losses": [2.0, math.nan] * LEAST, "norms": [1.0, math.inf]}}})
+    assert not guard.judge(0, "", 9.0, 1.0).is_applied and guard.counters.num_loss_spikes == 1

@@ -9,9 +9,11 @@ import torch
 from nanochat.config import load_config
 from nanochat.model import LanguageModel, ModelConfig
 from nanochat.training import Batch, build_optimizer, language_model_loss
+from nanochat.training.lora import LoraSettings, adapter_settings, add_adapters
 from nanochat.training.memory import cache_bytes, estimate, memory_limit
 from nanochat.training.metering import Meter
 from scripts.rag_finetune import RagFinetuneConfig
+from scripts.training_plan import prepare
 
 SHAPES = [
     {"block_pattern": "T,T"}, {"block_pattern": "M,M"}, {"block_pattern": "M,T,M"}, {"block_pattern": "T,M,M,M"},
@@ -26,9 +28,11 @@ def shape(settings):
                           "d_state": 16, "headdim": 32, "chunk_size": 32, **settings})
 
 
-def metered(config, rows, row_len, *, dtype="float32", checkpointing=False, accumulates=False):
+def metered(config, rows, row_len, *, dtype="float32", checkpointing=False, accumulates=False, lora=None):
     """Most bytes of tensors alive during the second of two training steps, weights included."""
     model = LanguageModel(config)
+    if lora is not None:
+        add_adapters(model, lora)
     model.checkpointing = checkpointing
     with Meter() as meter:
         optimizer = build_optimizer(model)
@@ -52,6 +56,52 @@ def test_the_estimate_is_within_a_fifth_of_what_a_step_takes(settings, options):
     guess = estimate(config, rows=3, row_len=160, **options).total
     measured = metered(config, 3, 160, **options)
     assert guess == pytest.approx(measured, rel=0.2), f"{guess / 1e6:.1f} MB, not {measured / 1e6:.1f}"
+
+
+@pytest.mark.parametrize("settings", [SHAPES[2], SHAPES[4], SHAPES[5], SHAPES[6], SHAPES[8]])
+@pytest.mark.parametrize("options", [{}, {"checkpointing": True}, {"accumulates": True}], ids=str)
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_estimate_knows_that_adapters_alone_are_trained(settings, options, whole):
+    config = shape(settings)
+    lora = LoraSettings(rank=4, alpha=8.0, row_ids=() if whole else (1, 2, 5), train_embeddings=whole)
+    guess = estimate(config, rows=3, row_len=160, lora=lora, **options)
+    measured = metered(config, 3, 160, lora=lora, **options)
+    assert guess.total == pytest.approx(measured, rel=0.2), f"{guess.total / 1e6:.1f} MB, not {measured / 1e6:.1f}"
+    model = LanguageModel(config)
+    add_adapters(model, lora)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert guess.weights == 4 * model.num_parameters and guess.gradients == 4 * trained
+    assert guess.optimizer == 8 * trained
+    plain = estimate(config, rows=3, row_len=160, **options)
+    assert plain.optimizer > guess.optimizer and plain.total > guess.total
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=4, alpha=8.0, row_ids=(1, 2))])
+def test_shares_of_many_processes_need_less_in_each(lora):
+    config = shape({"block_pattern": "M,T,M,M,T,M,M,M"})
+    options = {"rows": 2, "row_len": 64, "lora": lora}
+    alone, *shared = (estimate(config, processes=processes, **options) for processes in (1, 2, 8))
+    for processes, one in zip((2, 8), shared, strict=True):
+        assert one.optimizer == alone.optimizer / processes
+        assert alone.weights / processes < one.weights < alone.weights
+        assert one.gradients > alone.gradients / processes
+    assert shared[1].total < shared[0].total < alone.total
+    limit = shared[1].total * 1.5
+    assert shared[1].largest(limit) > shared[0].largest(limit)
+
+
+def test_what_is_printed_before_training_is_of_what_is_trained(monkeypatch, capsys):
+    model = LanguageModel(shape({"block_pattern": "M,T"}))
+    config = RagFinetuneConfig(device_batch_size=2, compile="false")
+    whole = prepare(config, model, row_len=64)
+    first = capsys.readouterr().out
+    add_adapters(model, LoraSettings(rank=2, alpha=4.0, row_ids=(0, 1)))
+    adapted = prepare(config, model, row_len=64)
+    second = capsys.readouterr().out
+    assert adapted["flops_per_token"] < 0.8 * whole["flops_per_token"]
+    words = [estimate(model.config, rows=2, row_len=64, lora=adapter_settings(model) if out == second else None)
+             .report(1.0).splitlines()[0] for out in (first, second)]
+    assert words[0] in first and words[1] in second and words[0] != words[1]
 
 
 def test_bfloat16_and_checkpointing_need_less():

@@ -98,10 +98,10 @@ def test_the_dial_fills_what_was_not_given_and_says_so():
 
 
 def test_sizes_given_by_hand_win_over_the_dial_and_the_rest_follows_the_width():
-    config = turn_dial(config_of("--depth", 4, "--n_embd", 128, "--sequence_len", 64, "--block_pattern", "T,M,T",
+    config = turn_dial(config_of("--depth", 4, "--n_embd", 128, "--sequence_len", 64, "--block_pattern", "T,M,T,T",
                                  "--num_steps", 7, "--device_batch_size", 3), 1000, CPU)
     assert (config.n_embd, config.n_head, config.mlp_hidden, config.sequence_len) == (128, 2, 384, 64)
-    assert (config.block_pattern, config.num_steps, config.device_batch_size) == ("T,M,T", 7, 3)
+    assert (config.block_pattern, config.num_steps, config.device_batch_size) == ("T,M,T,T", 7, 3)
 
 
 def test_without_a_depth_nothing_changes_but_a_horizon_asked_for():

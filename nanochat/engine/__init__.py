@@ -1,5 +1,6 @@
 """Answering: many rows over one cache, answers that keep a grammar, text while it is written."""
 
+from nanochat.engine.deciding import Decision
 from nanochat.engine.engine import AnswerStream, Engine
 from nanochat.engine.grammar import AnswerGrammar
 from nanochat.engine.prefix_cache import PrefixCache
@@ -11,6 +12,6 @@ from nanochat.engine.session import Session
 from nanochat.engine.stream import ABSTAIN_TEXT
 
 __all__ = [
-    "ABSTAIN_TEXT", "AnswerGrammar", "AnswerStream", "Engine", "Handle", "PrefixCache", "Request", "RequestFailed",
-    "RequestRefused", "RowRule", "RuleRows", "SamplingParams", "Scheduler", "Session",
+    "ABSTAIN_TEXT", "AnswerGrammar", "AnswerStream", "Decision", "Engine", "Handle", "PrefixCache", "Request",
+    "RequestFailed", "RequestRefused", "RowRule", "RuleRows", "SamplingParams", "Scheduler", "Session",
 ]

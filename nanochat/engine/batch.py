@@ -1,84 +1,22 @@
 """The rows that write: one cache, its leading places taken, one forward for all of them and a choice for each."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nanochat.engine.cuda_graphs import DecodeGraphs
+from nanochat.engine.deciding import decide
+from nanochat.engine.live_row import Row, guard
 from nanochat.engine.prefill import Prefill
-from nanochat.engine.request import CALL_ERRORS, Handle, RequestFailed
-from nanochat.engine.rules import RowRule, check_masks, stack_masks
+from nanochat.engine.request import Handle
+from nanochat.engine.rules import stack_masks
 from nanochat.engine.sampling import choose
-from nanochat.engine.speculative import MAX_REREAD, Drafter, obey
+from nanochat.engine.speculative import Drafter
 from nanochat.model import Cache, LanguageModel
 from nanochat.model.cache import Mark
-
-
-@dataclass(eq=False)
-class Row:
-    """A row that writes."""
-
-    handle: Handle
-    version: int  # of the prefix cache when it was asked; -1 without one
-    stop_ids: frozenset[int]
-    num_ids: int  # V
-    features: Tensor | None  # (C,) at the last id the cache has read for good
-    rule: RowRule | None = None
-    drafter: Drafter | None = None
-    pending: list[int] = field(default_factory=list)  # known ids the cache has not read; the last is the newest
-    draft: list[int] = field(default_factory=list)  # guesses to be read behind them
-    masks: list[Tensor | None] = field(default_factory=lambda: [None])  # what the rule allows where an id is chosen
-    is_whole: bool = True  # the last guess, if any, was right to its end
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens it may come to in all."""
-        return self.handle.request.num_tokens
-
-    def begin(self, rule: RowRule) -> None:
-        """The rule of this row, before its first id."""
-        self.rule, self.masks = rule, [rule.allowed()]
-        check_masks(self.masks, self.num_ids)
-
-    def prepare(self, may_draft: bool) -> None:
-        """Guess what comes next, as far as the rule allows, and ask the rule what may be chosen."""
-        draft: list[int] = []
-        if may_draft and self.drafter is not None and len(self.pending) <= MAX_REREAD:
-            room = self.handle.request.params.max_tokens - len(self.handle.ids) - 1
-            draft = self.drafter.draft(self.handle.ids, room) if room > 0 else []
-            ends = (place for place, id in enumerate(draft) if id in self.stop_ids)
-            draft = draft[: next(ends, len(draft))]
-        self.draft, self.masks = obey(draft, self.rule)
-        check_masks(self.masks, self.num_ids)
-
-    def take(self, picks: Sequence[int]) -> None:
-        """Append what was chosen as far as the draft agrees, and one more.
-
-        A pick of -1 is one the rule forbids: nothing is allowed there.
-        """
-        handle, new = self.handle, []
-        for place, id in enumerate(picks):
-            if id < 0:
-                raise RequestFailed(f"The rule allows no token after {len(handle.ids) + len(new)} of the answer",
-                                    hint="a rule ends a row with one of its stop ids")
-            new.append(id)
-            if self.rule is not None:
-                self.rule.advance(id)
-            if id in self.stop_ids or place == len(self.draft) or id != self.draft[place]:
-                break
-        right = sum(one == other for one, other in zip(new, self.draft, strict=False))
-        handle.drafted, handle.accepted = handle.drafted + len(self.draft), handle.accepted + right
-        if self.drafter is not None:
-            self.drafter.settle(len(self.draft), right)
-        self.is_whole = right == len(self.draft)
-        self.pending = new[-1:] if self.is_whole else [*self.pending, *new]
-        handle.emit(new)
-        if new[-1] in self.stop_ids:
-            handle.end("end")
-        elif len(handle.ids) >= handle.request.params.max_tokens:
-            handle.end("length")
 
 
 @dataclass(eq=False)
@@ -123,6 +61,11 @@ class Batch:
         """Tokens the longest row may come to."""
         return max((row.num_tokens for row in self.rows), default=0)
 
+    def release(self) -> None:
+        """Give the memory back that is kept while nobody writes."""
+        assert not self.rows, f"{len(self.rows)} rows live in the cache"
+        self._cache = self._view = self._graphs = None
+
     def join(self, prefill: Prefill) -> None:
         """Rows that have read their prompts choose their first id and take the places behind the others."""
         rows = []
@@ -136,7 +79,8 @@ class Batch:
         rows = [(row, place) for row, place in rows if not row.handle.is_done]
         if not rows:
             return
-        self._make_room(len(self.rows) + len(rows), max(self.longest, *(row.num_tokens for row, _ in rows), 0))
+        self._make_room(len(self.rows) + len(rows), max(self.longest, *(row.num_tokens for row, _ in rows), 0),
+                        limit=self._max_bytes - prefill.num_bytes if self._max_bytes else math.inf)
         assert self._cache is not None, "no cache for new rows"
         for row, place in rows:
             self._cache.put_row(len(self.rows), *prefill.state(place))
@@ -169,7 +113,7 @@ class Batch:
         """
         may_draft = 0 < len(self.rows) <= self._speculate_rows
         for row in self.rows:
-            _guard(row, lambda row=row: row.prepare(may_draft))
+            guard(row, lambda row=row: row.prepare(may_draft))
         self.drop_ended()
         if not self.rows:
             return
@@ -226,6 +170,7 @@ class Batch:
     def _settle(self, rows: Sequence[Row], features: Tensor) -> None:
         """Choose the next ids of rows; features (sum of their drafts and one each, C) at the places to choose at."""
         logits = self._model.head(features).float()
+        decide(rows, logits)
         params, uniforms, masks = [], [], []
         for row in rows:
             count, request = len(row.draft) + 1, row.handle.request
@@ -240,7 +185,7 @@ class Batch:
         picks, start = ids.tolist(), 0
         for row in rows:
             count = len(row.draft) + 1
-            _guard(row, lambda row=row, mine=picks[start : start + count]: row.take(mine))
+            guard(row, lambda row=row, mine=picks[start : start + count]: row.take(mine))
             start += count
 
     def _put_back(self, forward: _Forward) -> None:
@@ -257,21 +202,22 @@ class Batch:
         row = Row(handle, features=prefill.features[place], version=match.version if match else -1,
                   stop_ids=frozenset(request.params.stop_ids), num_ids=self._model.config.vocab_size)
         if request.rule is not None:
-            _guard(row, lambda: row.begin(request.rule()))
+            guard(row, lambda: row.begin(request.rule()))
         if self._speculate:
             source = request.ids if request.source is None else request.source
             row.drafter = Drafter(source, max_draft=self._speculate)
         return row
 
-    def _make_room(self, num_rows: int, num_tokens: int) -> None:
-        """A cache with places for num_rows rows of num_tokens tokens; the live rows keep theirs."""
+    def _make_room(self, num_rows: int, num_tokens: int, *, limit: float) -> None:
+        """A cache of at most `limit` bytes, with places for num_rows rows of num_tokens tokens; live rows keep theirs.
+        """
         old, size = self._cache, len(self._cache) if self._cache else 0
         if size < num_rows:
             size = min(self._max_rows, max(num_rows, 2 * size))
-        if self._max_bytes and self.bytes_for(size, num_tokens) > self._max_bytes:
+        if self.bytes_for(size, num_tokens) > limit:
             size = num_rows
         room = max(num_tokens, (old.capacity or 0) if old else 0)
-        if self._max_bytes and self.bytes_for(size, room) > self._max_bytes:
+        if self.bytes_for(size, room) > limit:
             # longer rows than now lived here
             room = num_tokens
         if old is not None and size == len(old) and old.capacity in (room, None):
@@ -279,7 +225,7 @@ class Batch:
         if self._has_graphs:
             # every new cache is recorded anew: let there be few
             larger = self._max_rows, 1 << (room - 1).bit_length()
-            if not self._max_bytes or self.bytes_for(*larger) <= self._max_bytes:
+            if self.bytes_for(*larger) <= limit:
                 size, room = larger
             self._graphs = DecodeGraphs(self._model, size, room, is_static=True)
             self._cache = self._graphs.cache
@@ -288,12 +234,3 @@ class Batch:
             self._cache.reserve(room)
         for place in range(len(self.rows)):
             self._cache.put_row(place, old, place)
-
-
-def _guard(row: Row, act: Callable[[], None]) -> None:
-    """What goes wrong in a row's own rule ends that row."""
-    try:
-        act()
-    except CALL_ERRORS as error:
-        row.draft, row.masks, row.is_whole = [], [None], False
-        row.handle.end("error", error)

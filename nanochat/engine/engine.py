@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from nanochat.chat_format import ParsedAnswer, Rendered, parse_answer, render
+from nanochat.engine.citing import cite, last_question, trimmed
+from nanochat.engine.deciding import Decision, check_threshold
 from nanochat.engine.grammar import AnswerGrammar
 from nanochat.engine.prefill import MIN_SHARED
 from nanochat.engine.prefix_cache import PrefixCache
 from nanochat.engine.request import Handle, Request
-from nanochat.engine.sampling import SamplingParams
+from nanochat.engine.sampling import SamplingParams, is_whole, short
 from nanochat.engine.scheduler import Scheduler
 from nanochat.engine.stream import AnswerDecoder, answer_text
 from nanochat.errors import ConfigError, UserError
@@ -27,7 +29,9 @@ class Engine:
     """Generation for one model and its tokenizer; methods may be called from several threads, whose rows run together.
 
     Every answer keeps the grammar of nanochat.engine.grammar, so citations always resolve to shown documents.
-    must_cite=False also allows answers without a citation where documents were shown.
+    must_cite=False also allows answers without a citation where documents were shown. answer_threshold: an answer is
+    given where the model finds it at least so likely that it has one, and otherwise an abstention; see
+    nanochat.engine.deciding.Decision. None takes what is likeliest.
 
     prefix_cache_bytes: what may be kept of prompts and answers, so that a later question over the same documents, or a
     next turn, reads only what is new; 0 keeps nothing. speculate: how many ids may be guessed from the prompt and read
@@ -41,6 +45,7 @@ class Engine:
         tokenizer: Tokenizer,
         *,
         must_cite: bool = True,
+        answer_threshold: float | None = None,
         prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
         speculate: int | None = None,
         max_rows: int = 64,
@@ -52,9 +57,11 @@ class Engine:
             speculate = SPECULATE if model.device.type == "cpu" else 0
         for name, value, least in (("prefix_cache_bytes", prefix_cache_bytes, 0), ("speculate", speculate, 0),
                                    ("max_rows", max_rows, 1)):
-            if value < least:
-                raise ConfigError(f"{name} is {value}, must be at least {least}", hint="leave it out for the default")
+            if not is_whole(value) or value < least:
+                raise ConfigError(f"{name} is {short(value)}, must be a whole number from {least}",
+                                  hint="leave it out for the default")
         self.model, self.tokenizer = model, tokenizer
+        self.answer_threshold = check_threshold(answer_threshold)
         self._grammar = AnswerGrammar(
             tokenizer, num_ids=model.config.vocab_size, must_cite=must_cite, device=model.device
         )
@@ -73,21 +80,25 @@ class Engine:
         top_p: float = 1.0,
         seed: int = 0,
         stop: Sequence[str] = (),
+        answer_threshold: float | None = None,
     ) -> tuple[str, dict[str, Any]]:
         """The answer to a conversation's last question: its text, such as "Torvik [2]", and an info record.
 
-        info: answer (text without markers), citations ({slot, number, id, title} each), abstained, documents (those
-        shown, number n stands at n-1), dropped (documents left out or trimmed for want of room), num_prompt_tokens,
+        info: answer (text without markers), citations (records of nanochat.engine.citing.cite: slot, number, id, title,
+        start, end, passage, match), abstained, closest (slot, number, id and title of the document that an abstention
+        names as coming near, if any), answer_probability (that the model does not abstain, None before it has
+        decided), documents (those shown, number n stands at n-1), dropped (documents left out or trimmed for want of
+        room or slots), trimmed ({slot, number, shown_chars} of each that lost its end), num_prompt_tokens,
         cached_tokens (of the prompt, not read again), num_tokens, drafted and accepted (tokens guessed, and right),
-        stop ("end", "stop" or "length"), first_token_s (after the call), tokens_per_s (after the first token, 0 when
-        there is none).
+        stop ("end", "stop" or "length"; of a stream "cancelled" once it is closed, None while it goes on),
+        first_token_s (after the call), tokens_per_s (after the first token, 0 when there is none).
 
-        stop: texts that end the answer, which is cut before the first of them. Documents pay for the model's context,
-        sequence_len less max_tokens, of which at most a quarter of the context is set aside. Raises UserError when the
-        conversation does not fit even without documents.
+        answer_threshold: instead of the engine's own. stop: texts that end the answer, which is cut before the first of
+        them. Documents pay for the model's context, sequence_len less max_tokens, of which at most a quarter of the
+        context is set aside. Raises UserError when the conversation does not fit even without documents.
         """
         stream = self.stream(conversation, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
-                             stop=stop)
+                             stop=stop, answer_threshold=answer_threshold)
         for _ in stream:
             pass
         return stream.text, stream.info
@@ -102,14 +113,16 @@ class Engine:
         top_p: float = 1.0,
         seed: int = 0,
         stop: Sequence[str] = (),
+        answer_threshold: float | None = None,
         batch_size: int = 64,
     ) -> list[tuple[str, dict[str, Any]]]:
         """generate_from_conversation for many at once, in order; up to batch_size of them run at a time.
 
         A row's greedy answer is the one it would get alone; row i samples with the random numbers of (seed, i).
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}, must be at least 1", hint="64 rows suit most machines")
+        if not is_whole(batch_size) or batch_size < 1:
+            raise ConfigError(f"batch_size is {short(batch_size)}, must be a whole number from 1",
+                              hint="64 rows suit most machines")
         params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, max_tokens=max_tokens, seed=seed,
                                 stop_ids=(self._grammar.end,))
         prompts = [self._prompt(conversation, max_tokens) for conversation in conversations]
@@ -128,8 +141,9 @@ class Engine:
         while waiting or running:
             while waiting and len(running) < batch_size:
                 number = waiting.popleft()
-                streams[number] = AnswerStream(self, prompts[number], params, number=number, stop=stop,
-                                               keep=len(prompts) == 1)
+                streams[number] = AnswerStream(
+                    self, prompts[number], params, number=number, stop=stop, keep=len(prompts) == 1,
+                    question=last_question(conversations[number]), threshold=answer_threshold)
                 running.append(streams[number])
             self.scheduler.step()
             running = [stream for stream in running if not stream.take_in()]
@@ -145,11 +159,13 @@ class Engine:
         top_p: float = 1.0,
         seed: int = 0,
         stop: Sequence[str] = (),
+        answer_threshold: float | None = None,
     ) -> "AnswerStream":
         """The answer piece by piece; joined they are the text of generate_from_conversation. Errors come at once."""
         params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, max_tokens=max_tokens, seed=seed,
                                 stop_ids=(self._grammar.end,))
-        return AnswerStream(self, self._prompt(conversation, max_tokens), params, stop=stop)
+        return AnswerStream(self, self._prompt(conversation, max_tokens), params, stop=stop,
+                            question=last_question(conversation), threshold=answer_threshold)
 
     def _prompt(self, conversation: Conversation, max_tokens: int) -> Rendered:
         context = self.model.config.sequence_len
@@ -163,10 +179,14 @@ class Engine:
             )
         return prompt
 
-    def _submit(self, prompt: Rendered, params: SamplingParams, *, number: int, keep: bool) -> Handle:
+    def _submit(
+        self, prompt: Rendered, params: SamplingParams, *, number: int, keep: bool, threshold: float | None
+    ) -> Handle:
+        threshold = self.answer_threshold if threshold is None else check_threshold(threshold)
         searched = self.tokenizer.special("results_start") in prompt.ids
         return self.scheduler.submit(Request(
             ids=prompt.ids, params=params, number=number, keep=keep,
+            decision=Decision(self.tokenizer.special("abstain"), threshold, self.tokenizer.special("cite")),
             rule=lambda: self._grammar.begin_row(len(prompt.documents), searched=searched),
         ))
 
@@ -174,25 +194,38 @@ class Engine:
 class AnswerStream:
     """An iterator over the pieces of one answer; afterwards `text` and `info` are those of generate_from_conversation.
 
-    When the reader stops early they describe what was read so far, and the answer is not written on.
+    When the reader stops early they describe what was read so far, and the answer is not written on: with `close`, or
+    when the reader drops this object.
     """
 
     def __init__(
         self, engine: Engine, prompt: Rendered, params: SamplingParams, *, number: int = 0, stop: Sequence[str] = (),
-        keep: bool = True,
+        keep: bool = True, question: str = "", threshold: float | None = None,
     ) -> None:
+        self._question = question
         self._tokenizer, self._prompt, self._scheduler = engine.tokenizer, prompt, engine.scheduler
         self._decoder = AnswerDecoder(engine.tokenizer, stop=stop)
-        self._handle = engine._submit(prompt, params, number=number, keep=keep)
+        self._handle = engine._submit(prompt, params, number=number, keep=keep, threshold=threshold)
         self._ids: list[int] = []  # those read so far
-        self._pieces = self._decode()
+        self._is_over = False
+        # nothing may refer back to this object, a running generator least of all: it shall go with its last reader
         weakref.finalize(self, self._handle.cancel)
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        while not self._is_over:
+            for piece in self._arrived():
+                if piece:
+                    return piece
+            if self._is_complete():
+                self._is_over = True
+                if piece := self._decoder.finish():
+                    return piece
+            else:
+                self._scheduler.step()
+        raise StopIteration
 
     def close(self) -> None:
         """Stop: the row is given up at the scheduler's next step; what was read so far stays."""
@@ -210,26 +243,35 @@ class AnswerStream:
 
     @property
     def info(self) -> dict[str, Any]:
-        answer, documents, handle = self._answer(), self._prompt.documents, self._handle
+        answer, handle = self._answer(), self._handle
         seconds = handle.last_token_s - handle.first_token_s
         return {
             "answer": answer.text,
-            "citations": [
-                {"slot": slot, "number": slot + 1, "id": documents[slot]["id"], "title": documents[slot]["title"]}
-                for slot in answer.citations
-            ],
+            "citations": cite(answer, self._prompt, self._tokenizer, question=self._question),
             "abstained": answer.abstained,
-            "documents": documents,
+            "closest": [{"slot": slot, "number": slot + 1, "id": document["id"], "title": document["title"]}
+                        for slot in answer.closest for document in [self._prompt.documents[slot]]],
+            "answer_probability": handle.answer_probability,
+            "documents": self._prompt.documents,
             "dropped": self._prompt.dropped,
+            "trimmed": trimmed(self._prompt, self._tokenizer),
             "num_prompt_tokens": len(self._prompt.ids),
             "cached_tokens": handle.cached_tokens,
             "num_tokens": len(self._ids),
             "drafted": handle.drafted,
             "accepted": handle.accepted,
-            "stop": "stop" if self._decoder.is_stopped else "end" if answer.is_finished else "length",
+            "stop": self._stop(answer),
             "first_token_s": handle.first_token_s,
             "tokens_per_s": (len(handle.ids) - 1) / seconds if seconds else 0.0,
         }
+
+    def _stop(self, answer: ParsedAnswer) -> str | None:
+        """Why the answer ended, as far as it was read; None while it goes on."""
+        if self._decoder.is_stopped or answer.is_finished:
+            return "stop" if self._decoder.is_stopped else "end"
+        if self._handle.is_done and len(self._ids) == len(self._handle.ids):
+            return self._handle.stop
+        return "cancelled" if self._handle.is_cancelled else None
 
     def _answer(self) -> ParsedAnswer:
         answer = parse_answer(self._ids, self._tokenizer, self._prompt.documents)
@@ -252,12 +294,3 @@ class AnswerStream:
         if is_done and self._handle.error is not None:
             raise self._handle.error
         return is_done or self._decoder.is_stopped
-
-    def _decode(self) -> Iterator[str]:
-        while True:
-            yield from filter(None, self._arrived())
-            if self._is_complete():
-                break
-            self._scheduler.step()
-        if piece := self._decoder.finish():
-            yield piece

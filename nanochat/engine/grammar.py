@@ -1,6 +1,7 @@
 """What an answer may look like, token by token: an honest abstention, or citations and what the cited documents say.
 
     answer = abstain end
+           | cite doc abstain end         the document comes closest, and does not say what was asked
            | (cite doc)* text text* end        with at least one citation when documents were shown and must_cite
 
 A cited slot is one of a document that was shown, and each is cited once, so citations always resolve. The text is never
@@ -17,7 +18,7 @@ from nanochat.engine.rules import RuleRows
 from nanochat.tokenizer import NUM_DOC_SLOTS, Tokenizer
 
 # states of a row
-START, CITE, CITED, BLANK, TEXT, ABSTAINED, FINISHED = range(7)
+START, CITE, CITED, BLANK, TEXT, ABSTAINED, FINISHED, NEXT_CITE, ALL_CITED = range(9)
 # kinds of tokens
 IS_OTHER, IS_TEXT, IS_SPACE, IS_ABSTAIN, IS_CITE, IS_DOC, IS_END = range(7)
 
@@ -25,7 +26,9 @@ IS_OTHER, IS_TEXT, IS_SPACE, IS_ABSTAIN, IS_CITE, IS_DOC, IS_END = range(7)
 STEPS: dict[int, dict[int, int]] = {
     START: {IS_TEXT: TEXT, IS_SPACE: BLANK, IS_ABSTAIN: ABSTAINED, IS_CITE: CITE},
     CITE: {IS_DOC: CITED},
-    CITED: {IS_CITE: CITE, IS_TEXT: TEXT, IS_SPACE: BLANK},
+    CITED: {IS_CITE: NEXT_CITE, IS_TEXT: TEXT, IS_SPACE: BLANK, IS_ABSTAIN: ABSTAINED},
+    NEXT_CITE: {IS_DOC: ALL_CITED},
+    ALL_CITED: {IS_CITE: NEXT_CITE, IS_TEXT: TEXT, IS_SPACE: BLANK},
     BLANK: {IS_TEXT: TEXT, IS_SPACE: BLANK},
     TEXT: {IS_TEXT: TEXT, IS_SPACE: TEXT, IS_END: FINISHED},
     ABSTAINED: {IS_END: FINISHED},
@@ -76,7 +79,7 @@ class AnswerGrammar:
 
     def mask(self, state: int, is_open: frozenset[int], owes_citation: bool) -> Tensor:
         """(V,) bool: which ids may come next."""
-        if state == CITE:
+        if state in (CITE, NEXT_CITE):
             mask = torch.zeros(len(self.kinds), dtype=torch.bool)
             mask[self.docs[sorted(is_open)]] = True
             return mask.to(self.device)
@@ -111,7 +114,7 @@ class AnswerRule:
         return AnswerRule(self._grammar, self._state, self._is_open, self._owes_citation)
 
     def _permits(self, kind: int, id: int) -> bool:
-        if self._state == CITE:
+        if self._state in (CITE, NEXT_CITE):
             return self._grammar.slots.get(id) in self._is_open
         return kind in _allowed_kinds(self._state, self._owes_citation, bool(self._is_open))
 

@@ -40,7 +40,7 @@ class Prefill:
                 cache.put_row(row, match.cache)
             if handle.request.keep:
                 for place in (*handle.request.boundaries, *(match.snapshots if match else ())):
-                    self.keep_at(row, place)
+                    self.keep_at(row, int(place))
 
     @property
     def left(self) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanochat.engine.prefix_tree import Node, PrefixTree, build_cache, edge_bytes, take_snapshot
+from nanochat.engine.prefix_tree import Node, PrefixTree, build_cache, edge_bytes, snapshot_bytes, take_snapshot
 from nanochat.model import Cache, LanguageModel
 from nanochat.model.cache import KVState
 
@@ -143,18 +143,15 @@ class PrefixCache:
             path = self._tree.walk(read)
             known = path.nodes[-1] if path.nodes and path.nodes[-1].depth == len(read) else None
             if known is None or known.snapshot is None:
-                snapshot = take_snapshot(cache, row, features)
-                # all of the way here must fit at once
-                held = sum(node.num_bytes for node in path.nodes) + snapshot.num_bytes
-                if held + edge_bytes(cache, len(read) - (path.nodes[-1].depth if path.nodes else 0)) > self.max_bytes:
+                if not self._make_room(read, cache, snapshot_bytes(cache, features), passing=passing):
                     return False
-                known = self._tree.add(read, cache, row, snapshot)
+                known = self._tree.add(read, cache, row, take_snapshot(cache, row, features))
+                assert self._tree.num_bytes <= self.max_bytes, f"{self._tree.num_bytes} bytes of {self.max_bytes}"
                 self._counts["insertions"] += 1
             if passing and known not in self._recent:
                 self._passing[known] = None
             else:
                 self._use(known)
-            self._shrink()
             return True
 
     def _use(self, node: Node) -> None:
@@ -162,14 +159,31 @@ class PrefixCache:
         self._recent[node] = None
         self._recent.move_to_end(node)
 
-    def _shrink(self) -> None:
-        """Forget passing states first, wherever they stand, then leaves."""
-        while self._tree.num_bytes > self.max_bytes:
-            if self._passing:
-                node, _ = self._passing.popitem(last=False)
-            else:
-                node = next(node for node in self._recent if not node.children)
-                del self._recent[node]
+    def _make_room(self, ids: np.ndarray, cache: Cache, num_bytes: int, *, passing: bool) -> bool:
+        """Forget others until a snapshot of `num_bytes` at the end of ids fits, with what is not known of the way
+        there; before anything is copied, so that the budget holds at every moment. Whether it fits.
+
+        Passing states go first, wherever they stand, then leaves, but those not for a passing one.
+        """
+        while True:
+            path = self._tree.walk(ids)
+            missing = edge_bytes(cache, len(ids) - (path.nodes[-1].depth if path.nodes else 0))
+            # all of the way must fit at once
+            if sum(node.num_bytes for node in path.nodes) + num_bytes + missing > self.max_bytes:
+                return False
+            # an edge that is cut is copied, so that what is known of it takes its place once more for that moment
+            copied = edge_bytes(cache, len(path.partial.ids)) if path.partial else 0
+            new = edge_bytes(cache, len(ids) - path.depth) + num_bytes
+            if self._tree.num_bytes + max(copied, new) <= self.max_bytes:
+                return True
+            kept = set(path.nodes)
+            node = next((node for node in self._passing if node not in kept), None)
+            if node is None and not passing:
+                node = next((node for node in self._recent if not node.children and node not in kept), None)
+            if node is None:
+                return False
+            self._passing.pop(node, None)
+            self._recent.pop(node, None)
             self._tree.drop(node)
             self._counts["evictions"] += 1
 

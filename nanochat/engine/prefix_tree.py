@@ -130,6 +130,11 @@ class PrefixTree:
         return upper
 
 
+def snapshot_bytes(cache: Cache, features: Tensor) -> int:
+    """Memory of the snapshot of one row with its features (C)."""
+    return _bytes(features) + sum(_bytes(getattr(layer, name)[0]) for layer in cache.layers for name in layer.recurrent)
+
+
 @torch.no_grad()
 def take_snapshot(cache: Cache, row: int, features: Tensor) -> Snapshot:
     """A copy of a row's recurrent state, with its features (C)."""

@@ -5,14 +5,14 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+
+from nanochat.engine.deciding import Decision
 from nanochat.engine.rules import RowRule
-from nanochat.engine.sampling import SamplingParams
+from nanochat.engine.sampling import SamplingParams, is_whole, short
 from nanochat.errors import UserError
-
-# what a request's own rule or callback may raise: it ends that request alone
-CALL_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError,
-               UserError, ValueError)
 
 
 class RequestRefused(UserError):
@@ -30,6 +30,7 @@ class Request:
     ids: Sequence[int]  # the prompt, at least one id
     params: SamplingParams = field(default_factory=SamplingParams)
     rule: Callable[[], RowRule] | None = None  # makes the rule of this row
+    decision: Decision | None = None  # what is chosen at the first place by threshold, or only observed
     number: int = 0  # with params.seed the row's source of chance: equal pairs draw alike
     keep: bool = True  # the prefix cache takes the prompt and the answer, for a next turn; it is asked in any case
     boundaries: Sequence[int] = ()  # lengths of the prompt worth keeping, besides those the prefix cache finds itself
@@ -42,6 +43,37 @@ class Request:
         return len(self.ids) + self.params.max_tokens
 
 
+def check_ids(name: str, ids: Any, num_known: int | None = None) -> None:
+    """Raises RequestRefused unless these are whole numbers from 0, and with `num_known` ids of the model."""
+    if isinstance(ids, str | bytes) or not isinstance(ids, Sequence | np.ndarray):
+        raise RequestRefused(f"{name} is {short(ids)}, not a list of whole numbers", hint=_ENCODE)
+    # the set is made in C: a prompt may have a hundred thousand ids
+    if not set(map(type, ids)) <= {int}:
+        wrong = [id for id in ids if not is_whole(id)]
+        if wrong:
+            raise RequestRefused(f"{name} holds {short(wrong[0])}, which is not a whole number", hint=_ENCODE)
+    if num_known is not None and len(ids) and not 0 <= min(ids) <= max(ids) < num_known:
+        wrong = next(id for id in ids if not 0 <= id < num_known)
+        raise RequestRefused(f"Id {wrong} is outside 0..{num_known - 1}, the ids of this model", hint=_ENCODE)
+
+
+def error_of(act: Callable[[], None]) -> Exception | None:
+    """What a request's own rule or callback raised; it ends that request and no other. None when all went well."""
+    try:
+        act()
+    except StopIteration as raised:
+        # raised again inside an iterator it would pass for the iterator's end
+        failed = RequestFailed("The request's own rule or callback raised StopIteration", hint="give next() a default")
+        failed.__cause__ = raised
+        return failed
+    except Exception as raised:  # noqa: BLE001 - foreign code raises what it likes, and the other requests must go on
+        return raised
+    return None
+
+
+_ENCODE = "encode texts with the model's own tokenizer"
+
+
 class Handle:
     """A submitted request. Everything here may be read from any thread; only the scheduler writes."""
 
@@ -52,6 +84,7 @@ class Handle:
         self.error: BaseException | None = None
         self.is_cancelled = False
         self.cached_tokens = 0  # of the prompt, taken from the prefix cache
+        self.answer_probability: float | None = None  # of a request with a decision, once it was made
         self.drafted = self.accepted = 0  # ids proposed by lookup, and those that were right
         self.submitted_s = time.perf_counter()
         self.first_token_s = self.last_token_s = 0.0  # seconds after submission
@@ -99,10 +132,8 @@ class Handle:
         if self.is_done:
             return
         self.error, self.stop = error, stop
-        try:
-            self._tell()
-        except CALL_ERRORS as raised:
-            self.error = self.error or raised
+        raised = error_of(self._tell)
+        self.error = self.error or raised
         self._events.put(None)
 
     def _tell(self) -> None:

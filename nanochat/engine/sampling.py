@@ -1,8 +1,10 @@
 """Choosing the next token: each row has its own temperature, top-k, top-p and min-p, and one number as its chance."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +12,17 @@ from torch import Tensor
 from nanochat.errors import ConfigError
 
 POOL = 1024  # likeliest ids that top-p looks at first; a flatter distribution is sorted whole
+
+
+def is_whole(value: Any) -> bool:
+    """Whether this is a whole number, of Python or of numpy; True and False are not."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def short(value: Any) -> str:
+    """A value as messages show it."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +42,15 @@ class SamplingParams:
     stop_ids: tuple[int, ...] = ()  # ids that end a row, kept as its last; besides those the caller names
 
     def __post_init__(self) -> None:
+        for name in ("temperature", "top_p", "min_p"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or isinstance(value, bool):
+                raise ConfigError(f"{name} is {short(value)}, not a number", hint=f"for example {name}=0.5")
+        for name in ("top_k", "max_tokens", "seed"):
+            if not is_whole(value := getattr(self, name)):
+                raise ConfigError(f"{name} is {short(value)}, not a whole number", hint=f"for example {name}=50")
+        if isinstance(self.stop_ids, str) or not isinstance(self.stop_ids, Iterable):
+            raise ConfigError(f"stop_ids are {short(self.stop_ids)}", hint="stop ids are token ids, 0 or above")
         object.__setattr__(self, "stop_ids", tuple(self.stop_ids))
         if not 0 <= self.temperature < math.inf:
             raise ConfigError(f"temperature is {self.temperature}", hint="0 is greedy, 1 the model as it is")

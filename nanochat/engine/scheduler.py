@@ -10,17 +10,20 @@ from collections import deque
 
 import torch
 
-from nanochat.engine.batch import Batch, Row
+from nanochat.engine.batch import Batch
+from nanochat.engine.live_row import Row
 from nanochat.engine.prefill import MIN_SHARED, Prefill, num_shared
 from nanochat.engine.prefix_cache import PrefixCache, PrefixMatch
-from nanochat.engine.request import Handle, Request, RequestFailed, RequestRefused
+from nanochat.engine.request import Handle, Request, RequestFailed, RequestRefused, check_ids
+from nanochat.engine.sampling import SamplingParams, short
 from nanochat.model import Cache, LanguageModel
 
 
 class Scheduler:
     """Requests over one model.
 
-    max_rows: rows that write or are read at a time. max_cache_bytes: what their states may hold, 0 without limit.
+    max_rows: rows that write or are read at a time. max_cache_bytes: what their states may hold, those that are being
+    read included, 0 without limit; only while the cache grows, the old one is held beside the new one for a moment.
     prefill_tokens: prompt tokens read per step. speculate: ids of a draft at most, 0 for none; only while at most
     speculate_rows rows are live, because reading a draft costs little where one row leaves the machine idle.
     has_graphs: steps of one token run at fixed shapes, recorded as CUDA graphs where there are any; None: on CUDA. The
@@ -58,20 +61,25 @@ class Scheduler:
 
     def submit(self, request: Request) -> Handle:
         """Queue a request. Raises RequestRefused when it can never be served."""
+        if not isinstance(request.params, SamplingParams):
+            raise RequestRefused(f"params is {short(request.params)}, not SamplingParams",
+                                 hint="for example params=SamplingParams(max_tokens=64)")
+        num_known = self.model.config.vocab_size
+        check_ids("The prompt", request.ids, num_known)
+        check_ids("stop_ids", request.params.stop_ids, num_known)
+        check_ids("source", () if request.source is None else request.source, num_known)
+        check_ids("boundaries", request.boundaries)
         num_ids, num_most = len(request.ids), request.num_tokens
         if not num_ids:
             raise RequestRefused("The request is empty", hint="a prompt has at least one token")
-        if self._max_bytes and (needed := self._batch.bytes_for(1, num_most)) > self._max_bytes:
+        # where it is read and where it is written to are held at once
+        needed = self._batch.bytes_for(1, num_most) + self._batch.bytes_for(1, num_ids)
+        if self._max_bytes and needed > self._max_bytes:
             raise RequestRefused(
                 f"The request is too long: {num_ids} tokens and up to {request.params.max_tokens} more need "
                 f"{needed:,} bytes, the limit is {self._max_bytes:,}",
                 hint="shorten the prompt, lower max_tokens, or raise the limit of the cache",
             )
-        num_known = self.model.config.vocab_size
-        given = (*request.ids, *request.params.stop_ids, *(request.source or ()))
-        if wrong := [id for id in given if not 0 <= id < num_known]:
-            raise RequestRefused(f"Id {wrong[0]} is outside 0..{num_known - 1}, the ids of this model",
-                                 hint="encode texts with the model's own tokenizer")
         handle = Handle(request)
         self._waiting.append(handle)
         self._news.set()
@@ -136,6 +144,9 @@ class Scheduler:
         self._batch.drop_ended()
         if prefill and all(handle.is_done for handle in prefill):
             self._prefill = None
+        if self._matched and self._matched[0].is_done:
+            # a state that was found for nobody
+            self._matched = None
 
     def _read(self) -> None:
         if self._prefill is None:
@@ -164,10 +175,14 @@ class Scheduler:
             handle = self._waiting[0]
             if handle.is_cancelled:
                 self._waiting.popleft().end("cancelled")
+                if self._matched and self._matched[0] is handle:
+                    self._matched = None
                 continue
             longest = max(longest, handle.request.num_tokens)
-            num_rows = self.num_live + len(chosen) + 1
-            if num_rows > self.max_rows or not self._fits(num_rows, longest) or self._alike(handle, chosen):
+            if self.num_live + len(chosen) >= self.max_rows or self._alike(handle, chosen):
+                break
+            prompts = [len(other.request.ids) for other in (handle, *(one for one, _ in chosen))]
+            if not self._fits(len(prompts), max(prompts), longest):
                 break
             match = self._match(handle)
             needed = len(handle.request.ids) - _num_known(match)
@@ -207,8 +222,17 @@ class Scheduler:
                 best = max(best, (length, number))
         return (best[1], best[0]) if best[0] else None
 
-    def _fits(self, num_rows: int, num_tokens: int) -> bool:
-        return not self._max_bytes or self._batch.bytes_for(num_rows, num_tokens) <= self._max_bytes
+    def _fits(self, num_new: int, num_read: int, num_tokens: int) -> bool:
+        """Whether so many more rows, with prompts of up to num_read tokens, keep within the limit while they are read
+        and when they have joined rows of up to num_tokens tokens.
+        """
+        if not self._max_bytes:
+            return True
+        batch = self._batch
+        left = self._max_bytes - batch.bytes_for(num_new, num_read)
+        if batch.num_bytes > left and not batch.rows:
+            batch.release()
+        return max(batch.num_bytes, batch.bytes_for(self.num_live + num_new, num_tokens)) <= left
 
     def _give_up(self) -> None:
         """The model failed: everything in the middle of something ends; what waits may try again."""

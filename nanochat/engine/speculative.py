@@ -7,7 +7,6 @@ which is what rejection sampling does for a draft without chance (Leviathan et a
 Lookup in the prompt: Saxena 2023, "Prompt Lookup Decoding".
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -20,30 +19,31 @@ MAX_REREAD = 8  # ids read again beside a draft; above, they are read alone, whi
 FIRST_PAUSE, MAX_PAUSE = 4, 64  # steps without a draft after one that failed, and after many
 
 
-class NgramIndex:
-    """Where each n-gram of a source goes on; built once, one step per answered id afterwards."""
+class NgramSearch:
+    """Where an n-gram of a source goes on, found by scanning it.
+
+    The ids are kept as characters of a string, which C searches at gigabytes a second: an index over all n-grams would
+    cost more to build than most answers cost to write.
+    """
 
     def __init__(self, source: Sequence[int]) -> None:
         self._ids = list(source)
-        self._places: list[dict[tuple[int, ...], list[int]]] = []  # by NGRAMS: n-gram -> where it goes on, ascending
-        for n in NGRAMS:
-            places: dict[tuple[int, ...], list[int]] = {}
-            for place, gram in enumerate(zip(*(self._ids[start:] for start in range(n)), strict=False), start=n):
-                places.setdefault(gram, []).append(place)
-            self._places.append(places)
+        self._text = "".join(map(chr, self._ids))
 
     def follow(self, tail: Sequence[int], anchor: int) -> tuple[int, int]:
         """Where the longest known n-gram at the end of `tail` goes on, and how long it is; (-1, 0) for none.
 
         Of several places the first behind `anchor` is taken, where the answer has been reading; otherwise the last.
         """
-        for n, places in zip(NGRAMS, self._places, strict=True):
-            found = places.get(tuple(tail[-n:])) if len(tail) >= n else None
-            if found:
-                after = bisect_right(found, anchor)
-                place = found[after] if after < len(found) else found[-1]
-                if place < len(self._ids):
-                    return place, n
+        for n in NGRAMS:
+            if len(tail) < n:
+                continue
+            gram = "".join(map(chr, tail[-n:]))
+            start = self._text.find(gram, max(0, anchor + 1 - n))
+            if start < 0:
+                start = self._text.rfind(gram)
+            if 0 <= start < len(self._ids) - n:
+                return start + n, n
         return -1, 0
 
     def ids(self, start: int, count: int) -> list[int]:
@@ -59,7 +59,7 @@ class Drafter:
     """
 
     def __init__(self, source: Sequence[int], *, max_draft: int) -> None:
-        self._source, self._index = source, None
+        self._source, self._search = source, None
         self._max, self._length = max_draft, min(FIRST_DRAFT, max_draft)
         self._pause = self._left = 0
         self._anchor = 0
@@ -71,12 +71,12 @@ class Drafter:
         if self._left:
             self._left -= 1
             return []
-        if self._index is None:
-            self._index = NgramIndex(self._source)
-        self._place, agreeing = self._index.follow(tail, self._anchor)
+        if self._search is None:
+            self._search = NgramSearch(self._source)
+        self._place, agreeing = self._search.follow(tail, self._anchor)
         if agreeing < (1 if self._is_trusted else 2):
             return []
-        return self._index.ids(self._place, min(self._length, room))
+        return self._search.ids(self._place, min(self._length, room))
 
     def settle(self, drafted: int, accepted: int) -> None:
         """How many ids of the last draft were tried and how many were right."""

@@ -1,6 +1,7 @@
 """Turning sampled ids into text while they arrive: whole characters only, linear in the answer's length."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 from nanochat.chat_format import ParsedAnswer
 from nanochat.errors import ConfigError
@@ -68,7 +69,9 @@ class TextStop:
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        stops = (stops,) if isinstance(stops, str) else tuple(stops)
+        stops = (stops,) if isinstance(stops, str) or not isinstance(stops, Iterable) else tuple(stops)
+        if not all(isinstance(text, str) for text in stops):
+            raise ConfigError(f"stop is {list(stops)}, not a list of texts", hint='for example stop=["###"]')
         if any(not text.strip() for text in stops):
             raise ConfigError(f"stop is {list(stops)}: white space alone is stripped from answers",
                               hint="give texts with at least one other character")
@@ -104,11 +107,44 @@ def first_stop(text: str, stops: Sequence[str]) -> int:
     return min((place for stop in stops if (place := text.find(stop)) >= 0), default=-1)
 
 
+class TextMarks:
+    """Lets pieces of text through, with a space in every "[12]": a document that holds marks cannot make a model cite.
+
+    What may be the beginning of one waits. The pieces joined are without_marks of the whole text.
+    """
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def push(self, piece: str) -> str:
+        """What of the text is certain now."""
+        text = self._held + piece
+        begun = _BEGUN_MARK.search(text)
+        self._held = begun[0] if begun else ""
+        return without_marks(text[: len(text) - len(self._held)])
+
+    def finish(self) -> str:
+        """What was still waiting."""
+        rest, self._held = self._held, ""
+        return rest
+
+
+# every digit and bracket that reads as one, so that wide ones make no mark either
+_MARK = re.compile(r"([\[\uff3b])(?=\d+[\]\uff3d])")
+_BEGUN_MARK = re.compile(r"[\[\uff3b]\d*\Z")
+
+
+def without_marks(text: str) -> str:
+    """Text that an answer holds, with a space in what looks like the mark of a citation: "[12]" becomes "[ 12]"."""
+    return _MARK.sub(r"\1 ", text)
+
+
 class AnswerDecoder:
     """Ids of an answer in, pieces of it out: text, then " [1][3]" for its citations; abstaining gives one sentence.
 
     The ids keep the answer grammar: the model cites first and answers then. A reader sees the marks behind the text
-    they belong to, and none when the answer was cut before its text. stop: texts that end the answer before them.
+    they belong to, and none when the answer was cut before its text; nothing else in the text looks like one. stop:
+    texts that end the answer before them.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, stop: Sequence[str] = ()) -> None:
@@ -116,6 +152,7 @@ class AnswerDecoder:
         self._text = TextDecoder(tokenizer)
         self._stop = TextStop(stop)
         self._stops = self._stop.stops
+        self._own_marks = TextMarks()
         self._has_text = False
         self._slots: list[int] = []
 
@@ -127,7 +164,9 @@ class AnswerDecoder:
         if slot is not None:
             self._slots.append(slot)
             return ""
-        return "" if self._tokenizer.is_reserved(id) else self._emit(self._stop.push(self._text.push(id)))
+        if self._tokenizer.is_reserved(id):
+            return ""
+        return self._emit(self._own_marks.push(self._stop.push(self._text.push(id))))
 
     @property
     def is_stopped(self) -> bool:
@@ -140,7 +179,8 @@ class AnswerDecoder:
 
     def finish(self) -> str:
         """What was still waiting, and the marks. Ends the answer: nothing can be pushed afterwards."""
-        rest = self._emit(self._stop.push(self._text.finish()) + self._stop.finish())
+        rest = self._own_marks.push(self._stop.push(self._text.finish()) + self._stop.finish())
+        rest = self._emit(rest + self._own_marks.finish())
         return f"{rest} {_marks(self._slots)}" if self._slots and self._has_text else rest
 
     def _emit(self, piece: str) -> str:
@@ -152,7 +192,7 @@ def answer_text(answer: ParsedAnswer) -> str:
     """A whole answer as a reader sees it: the pieces of AnswerDecoder joined."""
     if answer.abstained:
         return ABSTAIN_TEXT
-    return f"{answer.text} {_marks(answer.citations)}".strip()
+    return f"{without_marks(answer.text)} {_marks(answer.citations)}".strip()
 
 
 def _marks(slots: Sequence[int]) -> str:

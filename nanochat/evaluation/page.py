@@ -11,7 +11,7 @@ from nanochat.evaluation.statistics import Estimate
 from nanochat.evaluation.summary import METRICS, EvaluationResult
 
 _SNIPPET = 320     # characters of a document shown beside a sample answer
-_STYLE = """
+STYLE = """
 :root{color-scheme:light dark;--bg:#fff;--panel:#f6f7f9;--ink:#1c2430;--soft:#5b6675;--line:#d9dee5;
 --good:#1d6b43;--bad:#a3322b}
 @media (prefers-color-scheme:dark){:root{--bg:#14181e;--panel:#1c222a;--ink:#e6eaf0;--soft:#9aa6b5;--line:#333c48;
@@ -72,7 +72,7 @@ def render_page(
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Evaluation of {name}</title>
-<style>{_STYLE}</style>
+<style>{STYLE}</style>
 </head>
 <body>
 <main>

@@ -101,7 +101,7 @@ def judge(
         text=text,
         answer=answer,
         abstained=abstained,
-        citations=tuple(_citation(entry, shown, answer) for entry in info["citations"]),
+        citations=tuple(resolve_citation(entry, shown, answer) for entry in info["citations"]),
         exact_match=matches,
         f1=f1_score(answer, question.answers),
         correct=abstained if condition == "wrong" or not question.is_answerable else matches,
@@ -115,7 +115,7 @@ def _text_of(document: Document) -> str:
     return f"{document.get('title', '')}\n{document.get('content', '')}"
 
 
-def _citation(entry: Mapping[str, Any], shown: Sequence[Document], answer: str) -> Citation:
+def resolve_citation(entry: Mapping[str, Any], shown: Sequence[Document], answer: str) -> Citation:
     """A printed [n] resolves when the n-th shown document exists and is the one the engine names."""
     number = int(entry["number"])
     if not 1 <= number <= len(shown) or str(shown[number - 1]["id"]) != str(entry["id"]):

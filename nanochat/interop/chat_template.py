@@ -73,6 +73,10 @@ _TEMPLATE = """\
     {%- if not (loop.last and add_generation_prompt) -%}
       {{- "@assistant_start@" -}}
       {%- if message.abstain -%}
+        {%- set closest = message.closest if message.closest else [] -%}
+        {%- for slot in closest -%}
+          {%- if slot not in closest[:loop.index0] -%}{{- "@cite@" ~ marks[slot] -}}{%- endif -%}
+        {%- endfor -%}
         {{- "@abstain@" -}}
       {%- else -%}
         {%- set cited = message.citations if message.citations else [] -%}

@@ -1,12 +1,11 @@
 """A published config.json to our ModelConfig: GraniteMoeHybrid (dense), Bamba and Mamba2, whatever version wrote it."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nanochat.errors import ConfigError, UnsupportedModel
-from nanochat.interop.fields import WHAT_LOADS, Fields
+from nanochat.interop.fields import WHAT_LOADS, Fields, short
 from nanochat.model.config import ModelConfig
 
 ARCHITECTURES = {  # model_type -> the class in transformers
@@ -17,6 +16,7 @@ ARCHITECTURES = {  # model_type -> the class in transformers
 OWN_KEY = "nanochat_rag"  # what only we read: its presence says that the folder is an export of ours
 NO_LIMIT = 1e9  # seconds; a longest time step from here on is none
 DEFAULT_THETA = 10000.0
+MOST_LAYERS = 4096  # more are a mistake, and would be made before the weights could tell
 _LETTERS = {"mamba": "M", "linear_attention": "M", "attention": "T", "full_attention": "T"}
 
 
@@ -38,9 +38,9 @@ def read_config(record: Mapping[str, Any], where: str) -> Published:
     """
     fields = Fields(record, where)
     family = record.get("model_type")
-    if family not in ARCHITECTURES:
+    if not isinstance(family, str) or family not in ARCHITECTURES:
         names = record.get("architectures") or family or "unknown"
-        raise UnsupportedModel(f"{where}: architecture {names} is not one that loads", hint=WHAT_LOADS)
+        raise UnsupportedModel(f"{where}: architecture {short(names)} is not one that loads", hint=WHAT_LOADS)
     if fields.has("quantization_config"):
         raise fields.refuse("quantization_config", "quantised weights do not load")
     if record.get("hidden_act", "silu") not in ("silu", "swish"):
@@ -70,10 +70,8 @@ def _granite(fields: Fields) -> dict[str, Any]:
         "mlp_hidden": fields.whole("shared_intermediate_size", 1024),
         "rope_theta": _rope(fields)[0] if positions == "rope" else 0.0,
         "sequence_len": fields.whole("max_position_embeddings", 2048),
-        "embedding_multiplier": fields.number("embedding_multiplier", 1.0),
-        "residual_multiplier": fields.number("residual_multiplier", 1.0),
-        "attention_multiplier": fields.number("attention_multiplier", 1.0),
-        "logits_scaling": fields.number("logits_scaling", 1.0),
+        **{name: fields.number(name, 1.0, above=0)
+           for name in ("embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling")},
     }
 
 
@@ -95,7 +93,7 @@ def _bamba(fields: Fields) -> dict[str, Any]:
 def _mamba2(fields: Fields) -> dict[str, Any]:
     width, heads, size = fields.whole("hidden_size", 4096), fields.whole("num_heads", 128), fields.whole("head_dim", 64)
     return _time_steps(fields) | {
-        "block_pattern": ["M"] * fields.whole("num_hidden_layers", 64),
+        "block_pattern": ["M"] * fields.whole("num_hidden_layers", 64, most=MOST_LAYERS),
         "vocab_size": fields.whole("vocab_size", 32768),
         "sequence_len": fields.whole("max_position_embeddings", 2048),
         "n_embd": width, "n_head": 1, "n_kv_head": 1, "mlp_hidden": 0,
@@ -106,7 +104,7 @@ def _mamba2(fields: Fields) -> dict[str, Any]:
         "n_groups": fields.whole("n_groups", 8),
         "conv_bias": fields.flag("use_conv_bias", True),
         "mamba_bias": fields.flag("use_bias", False),
-        "norm_eps": fields.number("layer_norm_epsilon", 1e-5),
+        "norm_eps": fields.number("layer_norm_epsilon", 1e-5, above=0),
         "init_std": fields.number("initializer_range", 0.1),
         "published_chunk_size": fields.whole("chunk_size", 256),
     }
@@ -136,7 +134,7 @@ def _body(fields: Fields, *, norm_eps: float, kv_default: int | None) -> dict[st
         "n_groups": fields.whole("mamba_n_groups", 1),
         "conv_bias": fields.flag("mamba_conv_bias", True),
         "mamba_bias": fields.flag("mamba_proj_bias", False),
-        "norm_eps": fields.number("rms_norm_eps", norm_eps),
+        "norm_eps": fields.number("rms_norm_eps", norm_eps, above=0),
         "init_std": fields.number("initializer_range", 0.02),
         "published_chunk_size": fields.whole("mamba_chunk_size", 256),
     }
@@ -156,10 +154,10 @@ def _time_steps(fields: Fields) -> dict[str, float]:
 
 def _pattern(fields: Fields, names: tuple[str, ...]) -> list[str]:
     """Letters of the layers: by index, by name in either spelling, or Mamba throughout."""
-    num_layers = fields.whole("num_hidden_layers", 32)
+    num_layers = fields.whole("num_hidden_layers", 32, most=MOST_LAYERS)
     if fields.has("attn_layer_indices"):
         chosen = fields.record["attn_layer_indices"]
-        if not isinstance(chosen, list) or not set(chosen) <= set(range(num_layers)):
+        if not isinstance(chosen, list) or not all(type(n) is int and 0 <= n < num_layers for n in chosen):
             raise fields.damaged("attn_layer_indices", f"a list of numbers below {num_layers}")
         return ["T" if place in chosen else "M" for place in range(num_layers)]
     name = next((name for name in names if fields.has(name)), "")
@@ -186,12 +184,7 @@ def _rope(fields: Fields, part: float = 1.0) -> tuple[float, float]:
             inner = Fields({**fields.record, **said}, f"{fields.where}: {name}")
             # the class Bamba rotates half of each head unless its parameters say otherwise
             share = inner.number("partial_rotary_factor", part) if "partial_rotary_factor" in said else part
-            theta = inner.number("rope_theta", DEFAULT_THETA)
-            return _positive(inner, theta), share
-    return _positive(fields, fields.number("rope_theta", DEFAULT_THETA)), part
-
-
-def _positive(fields: Fields, theta: float) -> float:
-    if theta <= 0 or not math.isfinite(theta):
-        raise fields.damaged("rope_theta", "a number above 0")
-    return theta
+            if not 0 <= share <= 1:
+                raise inner.damaged("partial_rotary_factor", "a share from 0 to 1")
+            return inner.number("rope_theta", DEFAULT_THETA, above=0), share
+    return fields.number("rope_theta", DEFAULT_THETA, above=0), part

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nanochat.common import write_folder, write_json, write_text
+from nanochat.common import check_output, write_folder, write_json, write_text
 from nanochat.errors import ConfigError, UnsupportedModel, UserError
 from nanochat.interop.config import ARCHITECTURES, OWN_KEY
 from nanochat.interop.folder import CONFIG_FILE, WEIGHTS_FILE, read_json
@@ -73,10 +73,9 @@ def published_tensors(model: LanguageModel, family: str, dtype: torch.dtype) -> 
 
 def check_target(folder: Path) -> None:
     """Refuse to replace anything but an empty folder or an earlier export. Raises UserError."""
+    check_output(folder, flag="--to hf", is_folder=True)
     if not folder.exists():
         return
-    if not folder.is_dir():
-        raise UserError(f"{folder} is a file", hint="give a folder that does not exist yet: --to hf DIR")
     held = sorted(entry.name for entry in folder.iterdir())
     if not held:
         return

@@ -28,7 +28,7 @@ def read_json(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as missing:
         raise CheckpointNotFound(f"{path.parent} has no {path.name}", hint=WHAT_LOADS) from missing
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}", hint=AGAIN) from error
     if not isinstance(record, dict):
         raise CheckpointError(f"{path} is damaged: not a JSON object", hint=AGAIN)
@@ -88,10 +88,11 @@ def open_tensors(folder: Path) -> Iterator[Tensors]:
 
 
 def _indexed(folder: Path, weight_map: Any) -> list[Path]:
-    names = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise CheckpointError(f"{folder / INDEX_FILE} is damaged: its weight_map does not name files of this folder",
                               hint=AGAIN)
+    names = sorted(set(names))
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise CheckpointNotFound(f"{folder} has no {missing[0]}, which {INDEX_FILE} names", hint=AGAIN)
     return [folder / name for name in names]

@@ -7,6 +7,7 @@ from nanochat.errors import CheckpointNotFound, MissingDependency, UserError
 
 # config, tokenizer, chat template and weights; no weights in other formats
 WANTED_FILES = ("*.json", "*.jinja", "*.txt", "*.safetensors")
+_WHAT = "a folder with config.json and model.safetensors, or OWNER/NAME of the Hugging Face hub"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -16,13 +17,16 @@ def fetch(folder_or_id: str) -> Path:
     A folder goes first. Raises CheckpointNotFound when it is neither, MissingDependency without huggingface_hub,
     UserError when the hub cannot be reached or refuses.
     """
+    if not folder_or_id.strip():
+        raise CheckpointNotFound("No model after 'hf:'", hint=f"name {_WHAT}, e.g. hf:ibm-granite/granite-4.0-h-350m")
     folder = Path(folder_or_id).expanduser()
     if folder.is_dir():
         return folder
+    if folder.is_file():
+        raise CheckpointNotFound(f"{folder} is a file, not a folder", hint=f"hf: takes {_WHAT}")
     if not _HUB_ID.fullmatch(folder_or_id):
         raise CheckpointNotFound(f"Folder not found: {folder_or_id!r}",
-                                 hint="hf:FOLDER is a folder with config.json and model.safetensors; hf:OWNER/NAME is "
-                                 "a model of the Hugging Face hub")
+                                 hint=f"hf: takes {_WHAT}")
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError

@@ -65,10 +65,18 @@ def _build(
     if published.is_tied is None:
         changes["tie_embeddings"] = "lm_head.weight" not in tensors.names()
     config = ModelConfig.from_dict(published.config.to_dict() | changes)
-    model = LanguageModel.empty(config).to(dtype)
+    try:
+        with torch.device("meta"):
+            model = LanguageModel(config, seed=None)
+    except (RuntimeError, OverflowError) as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE}: no tensor can have the sizes it says: {error}",
+                              hint=_SAME_MODEL) from error
     parameters = dict(model.named_parameters())
     plan = rules(parameters, published.family, config.block_pattern)
+    # before anything is allocated: a config may say any size, the weights are as large as their files
     _check(plan, parameters, tensors, folder, rows=rows, config=config)
+    model = model.to(dtype).to_empty(device="cpu")
+    parameters = dict(model.named_parameters())
     for rule in plan:
         target = parameters[rule.native]
         target = target[:rows] if rule.is_vocab else target
@@ -105,6 +113,11 @@ def _check(
     if extra:
         raise CheckpointError(f"{tensors.path(extra[0])} has the tensor {extra[0]}, for which its config has no place"
                               + _and_more(extra), hint=_SAME_MODEL)
+    table = next(rule.published[0] for rule in plan if rule.is_vocab)
+    for name, size, stored in zip(("vocab_size", "hidden_size"), (rows, config.n_embd), tensors.shape(table)):
+        if size != stored:
+            raise CheckpointError(f"{folder / CONFIG_FILE}: {name} is {size}, but {table} has shape "
+                                  f"{tensors.shape(table)} in {tensors.path(table).name}", hint=_SAME_MODEL)
     for rule in plan:
         shape = parameters[rule.native].shape
         expected = rule.published_shape((rows, *shape[1:]) if rule.is_vocab else shape)

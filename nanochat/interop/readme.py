@@ -47,7 +47,7 @@ has at most {num_slots} documents: the template refuses more.
 |---|---|
 | `{assistant_start}` | the answer begins; written by `add_generation_prompt=True` |
 | `{cite}{doc_0}` | the answer rests on the first document of the conversation; `{doc_1}` is the second |
-| `{abstain}` | the documents do not hold the answer |
+| `{abstain}` | the documents do not hold the answer; a document cited before it comes closest |
 | `{assistant_end}` | the answer ends; it is `eos_token` |
 
 The marks are read from the decoded text, with `skip_special_tokens=False`:

@@ -74,12 +74,17 @@ class LanguageModel(nn.Module):
         return Cache(lengths, [block.mixer.new_state(batch, weight.device, weight.dtype) for block in self.layers])
 
     def features(self, ids: Tensor, cache: Cache | None = None, *, seq_idx: Tensor | None = None) -> Tensor:
-        """ids (B, T) -> normalised hidden states (B, T, C); moves `cache` on by T tokens.
+        """ids (B, T) -> normalised hidden states (B, T, C); moves `cache` on by T tokens. B and T may be 0.
 
         seq_idx (B, T): packed rows; attention, convolutions and states restart where the number changes.
         """
         assert cache is None or seq_idx is None, "packed rows cannot continue a cache"
         assert cache is None or len(cache) == ids.shape[0], f"cache has {len(cache)} rows, ids have {ids.shape[0]}"
+        if not ids.numel():
+            # no rows, or nothing new for them: kernels are not made for that
+            if cache is not None:
+                cache.advance(ids.shape[1])
+            return self.embed.weight.new_zeros(*ids.shape, self.config.n_embd)
         if cache is not None:
             found = native.features(self, ids, cache)
             if found is not None:

@@ -21,7 +21,7 @@ class Answer:
     question: str
     text: str                                  # with markers: "Torvik [2]"
     documents: list[dict[str, Any]]            # shown to the model; [n] in the text is documents[n - 1]
-    citations: list[dict[str, Any]]            # slot, number, id, title of each cited document, in order
+    citations: list[dict[str, Any]]            # cited documents in order, as nanochat.engine.citing.cite
     abstained: bool
     info: dict[str, Any]                       # as the engine reports; empty when the model was not asked
 
@@ -47,13 +47,14 @@ def answer_question(
     max_tokens: int = 128,
     temperature: float = 0.0,
     seed: int = 0,
+    answer_threshold: float | None = None,
     write: Callable[[str], object] | None = None,
 ) -> Answer:
     """Answer a question from the documents that the manager finds for it.
 
     history: earlier messages of this conversation, documents included; what they showed keeps its numbers. `write`
-    receives the text piece by piece while it is written. When nothing is found and nothing was shown before, the
-    answer is an abstention without asking the model, which could only guess.
+    receives the text piece by piece while it is written. answer_threshold: as the engine takes it. When nothing is
+    found and nothing was shown before, the answer is an abstention without asking the model, which could only guess.
     """
     found = manager.retrieve(question, top_k) if question.strip() else []
     if question.strip() and not found and not history:
@@ -62,7 +63,8 @@ def answer_question(
         return Answer(question=question, text=ABSTAIN_TEXT, documents=[], citations=[], abstained=True, info={})
     retrieval = {"role": "retrieval", "documents": [document.to_dict() for document in found]}
     conversation = {"messages": [*history, retrieval, {"role": "user", "content": question}]}
-    stream = engine.stream(conversation, max_tokens, temperature=temperature, seed=seed)
+    stream = engine.stream(conversation, max_tokens, temperature=temperature, seed=seed,
+                           answer_threshold=answer_threshold)
     for piece in stream:
         if write is not None:
             write(piece)

@@ -1,8 +1,9 @@
-"""Sources for people: which documents an answer cites, and where in them, as text that any terminal can show."""
+"""Sources for people: which documents an answer cites, where in them it stands, and what the model did not see."""
 
 import unicodedata
 
 from nanochat.rag.answer import Answer
+from nanochat.tokenizer import NUM_DOC_SLOTS
 
 SNIPPET_CHARS = 160
 WORD_CHARS = 20  # how far from a cut a space is looked for
@@ -48,11 +49,40 @@ def source_name(document: dict, number: int | None = None) -> str:
 
 
 def source_lines(answer: Answer) -> list[str]:
-    """Cited documents with a snippet each, then one line that names the others."""
-    words = answer.info.get("answer", "")
+    """Cited documents with the passage that states the answer each, then one line that names the others, then notes.
+
+    Behind an abstention the document that comes closest, if the model named one.
+    """
     lines = []
     for citation, document in zip(answer.citations, answer.cited, strict=True):
-        lines += [f"  {source_name(document, citation['number'])}", f"      {snippet(document['content'], words)}"]
-    if answer.uncited:
-        lines.append(f"  also read: {', '.join(source_name(document) for document in answer.uncited)}")
-    return lines
+        name = f"  {source_name(document, citation['number'])}"
+        if citation["start"] is None:
+            lines += [f"{name}, no passage states the answer; it begins:", f"      {snippet(document['content'], '')}"]
+        else:
+            closest = ", the closest sentence" if citation["match"] == "overlap" else ""
+            lines += [f"{name}, characters {citation['start']}-{citation['end']}{closest}:",
+                      f'      "{one_line(citation["passage"])}"']
+    closest = [one["slot"] for one in answer.info.get("closest", ())]
+    lines += [f"  {source_name(answer.documents[slot], slot + 1)} comes closest, and does not say it"
+              for slot in closest]
+    named = {*closest, *(citation["slot"] for citation in answer.citations)}
+    if others := [source_name(document) for slot, document in enumerate(answer.documents) if slot not in named]:
+        lines.append(f"  also read: {', '.join(others)}")
+    return lines + [f"  note: {note}" for note in notes(answer)]
+
+
+def notes(answer: Answer) -> list[str]:
+    """What a reader should know about what the model was shown, one sentence each; usually none."""
+    if not answer.documents and not answer.info:
+        return ["no document was found for this question"]
+    found = []
+    for cut in answer.info.get("trimmed", ()):
+        read, length = cut["shown_chars"], len(answer.documents[cut["slot"]]["content"])
+        found.append(
+            f"[{cut['number']}] was cut for want of room: the model read {read:,} of its {length:,} characters")
+    left_out = answer.info.get("dropped", 0) - len(answer.info.get("trimmed", ()))
+    if left_out:
+        reason = f"a model is shown {NUM_DOC_SLOTS} at most" if len(answer.documents) == NUM_DOC_SLOTS else \
+            "there is no room for them beside the question"
+        found.append(f"{left_out} of the documents {'was' if left_out == 1 else 'were'} not shown: {reason}")
+    return found

@@ -52,6 +52,7 @@ class Curriculum:
         retriever_type: str,
         mixture: Mixture = Mixture(),
         context_share: float = 0.25,
+        decision_weight: float = 1.0,
         max_doc_tokens: int | None = None,
         max_documents: int | None = None,
         gate_examples: int = 48,
@@ -61,7 +62,7 @@ class Curriculum:
         self.is_passed = False  # the last gate too
         self.tokenizer, self.seed, self.row_len = tokenizer, seed, row_len
         self.examples_per_step, self.context_weight = examples_per_step, context_weight
-        self.context_share = context_share
+        self.context_share, self.decision_weight = context_share, decision_weight
         self.retriever_type, self.mixture = retriever_type, mixture
         self.max_doc_tokens, self.max_documents = max_doc_tokens, max_documents
         self.gate_examples = gate_examples
@@ -69,6 +70,9 @@ class Curriculum:
         self._worlds_of = (-1, -1)
         self.num_rendered = 0  # conversations so far, and those left out of them because their evidence did not fit
         self.num_lost = 0
+        self.num_shortened = 0  # questions and documents taken out of a conversation so that it fits
+        self.num_cut_documents = 0  # documents that lost their tail or were dropped, and the tokens lost
+        self.num_cut_tokens = 0
 
     @property
     def stage(self) -> Stage:
@@ -88,10 +92,18 @@ class Curriculum:
     def batches(self, step: int, micro: int) -> Batch:
         """The micro-batch of a step: fresh examples of the current stage, packed."""
         rng = random.Random(f"{self.seed}:{step}:{micro}")
+        before = self.left_out()
         rendered = self._examples(self._practice(step, micro), self.examples_per_step, rng)
         packed = pack(rendered, row_len=self.row_len, context_weight=self.context_weight,
-                      context_share=self.context_share, rng=rng)
-        return replace(packed, kind=self.names[self.index])
+                      context_share=self.context_share, rng=rng,
+                      decision_after=self.tokenizer.special("assistant_start"), decision_weight=self.decision_weight)
+        counts = {name: number - before[name] for name, number in self.left_out().items()}
+        return replace(packed, kind=self.names[self.index], counts=counts)
+
+    def left_out(self) -> dict[str, int]:
+        """What was left out so far so that conversations fit into rows."""
+        return {"examples_lost": self.num_lost, "parts_dropped": self.num_shortened,
+                "documents_cut": self.num_cut_documents, "tokens_cut": self.num_cut_tokens}
 
     def evaluate(self, model: nn.Module, step: int) -> dict[str, Any]:
         """Share of answers that greedy decoding would get right in full, on a held-out world; moves on at the gate.
@@ -118,9 +130,19 @@ class Curriculum:
 
     def validate(self, model: nn.Module, pool: Pool) -> dict[str, float]:
         """Accuracy, as in `evaluate`, on the same fixed examples of a held-out pool each time."""
-        rng = random.Random("validation")
-        rendered = self._from_pool(pool, self.gate_examples, rng)
+        rendered = self.fixed_examples(pool, ())
         return {"val_accuracy": answer_accuracy(model, rendered, self.row_len, group=self.tokenizer.doc_ids)}
+
+    def fixed_examples(
+        self, pool: Pool | None, episodes: Sequence[Mapping[str, Any]], *, is_plain: bool = False
+    ) -> list[Rendered]:
+        """The same examples each time: `gate_examples` from a pool, and as many of the episodes. Plain ones show the
+        pool's documents as they are.
+        """
+        rng = random.Random("validation")
+        rendered = self._from_pool(pool, self.gate_examples, rng, is_plain=is_plain) if pool is not None else []
+        chosen = rng.sample(range(len(episodes)), min(self.gate_examples, len(episodes)))
+        return rendered + self._render_conversations([episodes[place] for place in chosen])
 
     def _practice(self, step: int, micro: int) -> PracticeWorld:
         turn = step // STEPS_PER_WORLD
@@ -151,20 +173,28 @@ class Curriculum:
         example: Callable[..., Rendered] = EXAMPLES[self.stage.kind]
         return [example(world, self.tokenizer, rng, self.row_len + 1) for _ in range(count)]
 
-    def _from_pool(self, pool: Pool, count: int, rng: random.Random) -> list[Rendered]:
+    def _from_pool(
+        self, pool: Pool, count: int, rng: random.Random, *, is_plain: bool = False
+    ) -> list[Rendered]:
         examples = self.stage.examples
+        if is_plain:
+            examples = replace(examples, edited_share=0.0, rival_share=0.0, injected_share=0.0)
         if self.max_documents is not None:
             examples = replace(examples, max_documents=self.max_documents)
         return self._render_conversations(pool.conversations(count, rng, examples, self._fits))
 
     def _fits(self, conversation: Mapping[str, Any]) -> bool:
-        return len(render(conversation, self.tokenizer, max_doc_tokens=self.max_doc_tokens).ids) <= self.row_len + 1
+        fits = len(render(conversation, self.tokenizer, max_doc_tokens=self.max_doc_tokens).ids) <= self.row_len + 1
+        self.num_shortened += not fits
+        return fits
 
     def _render_conversations(self, conversations: Sequence[Mapping[str, Any]]) -> list[Rendered]:
         rendered = render_all(conversations, self.tokenizer, row_len=self.row_len, max_doc_tokens=self.max_doc_tokens)
         # an answer whose evidence fell out of the budget would teach answering without it
         kept = [item for item in rendered if len(item.ids) <= self.row_len + 1 and is_grounded(item, self.tokenizer)]
         self.num_rendered += len(rendered)
+        self.num_cut_documents += sum(item.dropped for item in rendered)
+        self.num_cut_tokens += sum(item.lost_tokens for item in rendered)
         self.num_lost += len(rendered) - len(kept)
         return kept
 

@@ -38,16 +38,18 @@ STAGES: dict[str, Stage] = {
     "recall": Stage(kind="recall", gate=0.9),
     "keys": Stage(
         kind="keys", gate=0.88,
-        examples=ExampleConfig(max_documents=6, lookups=12, unanswerable_share=0.1, taken_away_share=0.1,
-                               random_share=1.0),
+        examples=ExampleConfig(max_documents=6, lookups=12, unanswerable_share=0.3, first_absent_share=0.15,
+                               taken_away_share=0.1, random_share=1.0),
     ),
     "facts": Stage(
-        kind="read", gate=0.7, world=_PLAIN | {"min_facts": 1, "max_facts": 3},
-        examples=ExampleConfig(max_documents=4, lookups=8, unanswerable_share=0.1, taken_away_share=0.1),
+        kind="read", gate=0.7, world=_PLAIN | {"min_facts": 1, "max_facts": 3, "unanswerable_share": 0.35},
+        examples=ExampleConfig(max_documents=4, lookups=8, unanswerable_share=0.3, first_absent_share=0.15,
+                               taken_away_share=0.1),
     ),
     "documents": Stage(
         kind="read", gate=0.9, world={"questions_per_entity": 6, "unanswerable_share": 0.35},
-        examples=ExampleConfig(max_documents=6, lookups=8, unanswerable_share=0.25, taken_away_share=0.35),
+        examples=ExampleConfig(max_documents=8, lookups=8, unanswerable_share=0.3, first_absent_share=0.15,
+                               taken_away_share=0.15, edited_share=0.1, rival_share=0.06, injected_share=0.15),
     ),
 }
 
@@ -56,8 +58,13 @@ class PracticeWorld:
     """A generated world with what practice needs of it, made on demand."""
 
     def __init__(self, seed: int, settings: dict[str, Any], retriever_type: str) -> None:
-        self.world: World = make_world(WorldConfig(seed=seed, **{"questions_per_entity": 6} | settings))
+        self.config = WorldConfig(seed=seed, **{"questions_per_entity": 6} | settings)
         self.retriever_type = retriever_type
+
+    @cached_property
+    def world(self) -> World:
+        """Its documents, facts and questions."""
+        return make_world(self.config)
 
     @cached_property
     def pool(self) -> Pool:
@@ -67,12 +74,15 @@ class PracticeWorld:
         for question in self.world.questions:
             # the document that speaks of the subject and leaves this relation out
             about = [document_of[question.subject]] if question.kind == "absent_relation" else []
-            questions.append(question.to_dict() | {"about_ids": about})
+            questions.append(question.to_dict() | {"about_ids": about, "relation": question.relation})
         return make_pool(self.world.documents, questions, self.retriever_type)
 
     @cached_property
     def key_pool(self) -> Pool:
-        """The same facts as lists, "relation: value" under the subject as title, asked for by subject and relation."""
+        """The same facts as lists, "relation: value" under the subject as title, asked for by subject and relation.
+
+        As many questions ask for what a list leaves out: here, where the words are the same, not to answer is learned.
+        """
         rng = random.Random(self.world.config.seed)
         documents: list[dict[str, Any]] = []
         questions: list[dict[str, Any]] = []
@@ -84,6 +94,12 @@ class PracticeWorld:
             for fact in facts:
                 questions.append({"id": f"k{len(questions)}", "question": f"{subject} {_relation(fact)}",
                                   "answers": [fact.value], "supporting_ids": [document_id]})
+            kind, listed = facts[0].relation.partition(".")[0], {fact.relation for fact in facts}
+            left_out = sorted({fact.relation for fact in self.world.facts
+                               if fact.relation.partition(".")[0] == kind} - listed)
+            for relation in rng.sample(left_out, min(len(facts), len(left_out))):
+                questions.append({"id": f"k{len(questions)}", "question": f"{subject} {_words(relation)}",
+                                  "answers": [], "supporting_ids": [], "about_ids": [document_id]})
         return make_pool(documents, questions, self.retriever_type)
 
     @cached_property
@@ -142,7 +158,11 @@ def _key(fact: Fact) -> str:
 
 
 def _relation(fact: Fact) -> str:
-    return fact.relation.partition(".")[2].replace("_", " ")
+    return _words(fact.relation)
+
+
+def _words(relation: str) -> str:
+    return relation.partition(".")[2].replace("_", " ")
 
 
 def _sequence(pieces: Sequence[tuple[str, int]], tokenizer: Tokenizer, max_tokens: int) -> Rendered:

@@ -21,8 +21,8 @@ LISTING = frozenset("and or nor &".split())
 JOINING = frozenset("of the de du van von der la le al".split())  # inside names
 _Words = Sequence[re.Match[str]]
 
-_MONTHS = "January February March April May June July August September October November December".split()
-_MONTH = f"(?:{'|'.join(_MONTHS)})"
+MONTHS = "January February March April May June July August September October November December".split()
+_MONTH = f"(?:{'|'.join(MONTHS)})"
 _DATE = re.compile(
     rf"(?<!\S)(?:\d{{1,2}} {_MONTH}(?: \d{{4}})?|{_MONTH} \d{{1,2}}(?:, \d{{4}})?|{_MONTH} \d{{4}})"
     r"(?=[,;:!?]?\s|[.!?\"']|$)"
@@ -33,13 +33,13 @@ _NUMBER = re.compile(
 # the same amount in another unit follows: "20 km (12 mi)"
 _CONVERSION = re.compile(r"\s?\S{0,14} ?\([^)]*\d")
 _NUMBERED = frozenset("figure fig table chapter section no number volume page step equation part type stage".split())
-_NOT_NAMES = frozenset([*_MONTHS, *"Monday Tuesday Wednesday Thursday Friday Saturday Sunday Jr Sr".split()])
+_NOT_NAMES = frozenset([*MONTHS, *"Monday Tuesday Wednesday Thursday Friday Saturday Sunday Jr Sr".split()])
 
 # a noun phrase stands between a word of the first kind and one of the others, or punctuation
 _OPENING = frozenset("the a an of in by with from for on into called without during between".split())
 _CLOSING = LISTING | frozenset("is are was were has have had can may will would should that which who when".split())
 _PREPOSITIONS = frozenset("of in for with by from at on into without during between among against".split())
-_FUNCTION = STOP_WORDS | _OPENING | _CLOSING | _PREPOSITIONS | frozenset(
+FUNCTION = STOP_WORDS | _OPENING | _CLOSING | _PREPOSITIONS | frozenset(
     """
     after all also another because before both down each even every few first five forth four goes herself himself
     however if itself just like made make makes many might more most much must often one oneself only other others out
@@ -52,11 +52,14 @@ _EMPTY = frozenset(
     """
     addition amount case cases contrast example extent fact favor favour general instance kind kinds lot number order
     part particular parts practice reason reasons result results sort thing things time times variety way ways
+    charge company course front future haste hundred hurry midst name names past place present search sight spite
+    suggests thousand turn vain wonder
     """.split()
 )
 _DEBRIS = re.compile(
     r"[\[\]|=@<>{}\\\ufffd]|__|\.\.|http|www\.|[a-z][.!?:;,][A-Z]|\s[-*\u2022\u2013]\s|\b([A-Z]\w+) \1\b"
 )
+_SPEAKER = re.compile(r"(?:[A-Z]|Question|Answer)\d{0,2}[:.)] ")  # "A: Yes, until ..."
 _BULLET = re.compile(r"(?:\A|\s)[-*\u2022]\s+(?=[A-Z0-9])")
 _END = re.compile(r"[.!][\"'\u201d\u2019)]*\Z")
 
@@ -101,7 +104,9 @@ def is_plain(sentence: str, vocabulary: Vocabulary) -> bool:
     first = sentence.lstrip("\"'\u201c\u2018(")[:1]
     if not MIN_WORDS <= len(words) <= MAX_WORDS or not _END.search(sentence) or not first.isalnum() or first.islower():
         return False
-    if _DEBRIS.search(sentence) or sentence.count("(") != sentence.count(")") or sentence.count('"') % 2:
+    if _DEBRIS.search(sentence) or _SPEAKER.match(sentence):
+        return False
+    if sentence.count("(") != sentence.count(")") or sentence.count('"') % 2:
         return False
     if sum(word[0].isupper() for word in words) > len(words) / 2:
         return False
@@ -130,12 +135,12 @@ def find_spans(sentence: str, vocabulary: Vocabulary) -> Iterator[Span]:
 def _is_amount(sentence: str, found: re.Match[str]) -> bool:
     before = (sentence[: found.start()].split() or [""])[-1]
     after = (sentence[found.end() :].split() or [""])[0]
-    if _CONVERSION.match(sentence, found.end()) or before.lower().strip(".,(") in _NUMBERED or before in _MONTHS:
+    if _CONVERSION.match(sentence, found.end()) or before.lower().strip(".,(") in _NUMBERED or before in MONTHS:
         return False
     if after[:1].isdigit() or before.rstrip(",;")[-1:].isdigit():
         return False
     # "2 things" is an amount, "factor 2 is" is a name
-    return len(found[0]) > 1 or (after.isalpha() and after.islower() and after not in _FUNCTION)
+    return len(found[0]) > 1 or (after.isalpha() and after.islower() and after not in FUNCTION)
 
 
 def _names(sentence: str, words: _Words, vocabulary: Vocabulary) -> Iterator[Span]:
@@ -213,6 +218,9 @@ def _phrases(sentence: str, words: _Words, vocabulary: Vocabulary) -> Iterator[S
 
 def _closes(phrase: Sequence[str], after: str, following: str, *, is_listed: bool) -> bool:
     """Whether the phrase ends here: punctuation, or a word that follows noun phrases."""
+    if len(phrase) > 1 and phrase[-1].endswith("ed"):
+        # "the bells tolled, and": a verb
+        return False
     if after in (".", ",", ";", ":") or after[1:] and after[0] in ".,;:" and after[1] in " \"')":
         return True
     if is_listed or following not in _CLOSING | _PREPOSITIONS:
@@ -221,11 +229,11 @@ def _closes(phrase: Sequence[str], after: str, following: str, *, is_listed: boo
         # "a series of" and "the size of" could be said of anything
         return following != "of"
     # several words may end in a verb: "the doctor talks with", "of cells made by"
-    if following in _PREPOSITIONS - {"of"} or phrase[-1].endswith("ed"):
+    if following in _PREPOSITIONS - {"of"}:
         return False
     return following in LISTING or not phrase[-1].endswith("s")
 
 
 def _is_content(word: str) -> bool:
     is_word = len(word) > 2 and word.replace("-", "").isalpha() and word.islower()
-    return is_word and word not in _FUNCTION and not word.endswith("ly")
+    return is_word and word not in FUNCTION and not word.endswith("ly")

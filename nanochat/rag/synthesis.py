@@ -56,7 +56,8 @@ class _Candidate:
 
 
 def cloze_questions(
-    documents: Iterable[Mapping[str, Any]], *, per_document: int = 4, seed: int = 0
+    documents: Iterable[Mapping[str, Any]], *, per_document: int = 4, seed: int = 0,
+    vocabulary: Vocabulary | None = None,
 ) -> list[dict[str, Any]]:
     """Cloze questions in document order: records with id, question, answers, supporting_ids, hops and kind.
 
@@ -65,11 +66,12 @@ def cloze_questions(
     words before and after the blank, or the answer next to NEAR_WORDS of them, so that exactly one document answers.
     Questions of a document are about different sentences as far as there are enough; a document without such a span
     gives none. Those about passages (see nanochat.retrieval.chunking) carry the id of the whole document as "parent".
-    Same documents and seed, same questions.
+    `vocabulary`: of all titles and contents, where the caller has made it already. Same documents and seed, same
+    questions.
     """
     documents = list(documents)
     texts = [f"{document['title']}\n{document['content']}" for document in documents]
-    vocabulary = Vocabulary(texts)
+    vocabulary = vocabulary or Vocabulary(texts)
     folded = [_folded(text) for text in texts]
     questions: list[dict[str, Any]] = []
     for position, document in enumerate(documents):

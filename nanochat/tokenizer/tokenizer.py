@@ -21,6 +21,7 @@ from nanochat.tokenizer.reserved import (
 )
 
 FILE_NAME = "tokenizer.json"
+MAX_VOCAB_SIZE = 2**20  # beyond that the embedding alone would be larger than any model here
 TRAIN_ONE = "train one: python -m scripts.tok_train --input my_documents.jsonl"
 _PLACE_OF = {name: i for i, name in enumerate(RESERVED_NAMES)}
 _FIRST_DOC = _PLACE_OF["doc_0"]
@@ -28,6 +29,15 @@ _FIRST_DOC = _PLACE_OF["doc_0"]
 # the caches hold at most this many entries, none longer than this many characters
 _CACHE_TEXTS, _CACHE_TEXT_CHARS = 16384, 4096
 _CACHE_WORDS, _CACHE_WORD_CHARS = 65536, 32
+
+
+def check_vocab_size(vocab_size: int) -> None:
+    """Raises ConfigError for a size that cannot hold the reserved ids and the 256 bytes, or that nothing could fill."""
+    if not MIN_VOCAB_SIZE <= vocab_size <= MAX_VOCAB_SIZE:
+        why = (f"small: {NUM_RESERVED} reserved ids + 256 bytes = {MIN_VOCAB_SIZE}" if vocab_size < MIN_VOCAB_SIZE
+               else f"large: at most {MAX_VOCAB_SIZE}")
+        raise ConfigError(f"vocab_size {vocab_size} is too {why}",
+                          hint="--vocab_size 4096 suits a tiny model, 32768 a large one")
 
 
 class Tokenizer:
@@ -58,11 +68,7 @@ class Tokenizer:
         The result has fewer than `vocab_size` ids when the texts offer too few repeated pairs.
         Raises ConfigError when vocab_size cannot hold the reserved ids and the 256 bytes.
         """
-        if vocab_size < MIN_VOCAB_SIZE:
-            raise ConfigError(
-                f"vocab_size {vocab_size} is too small: {NUM_RESERVED} reserved ids + 256 bytes = {MIN_VOCAB_SIZE}",
-                hint="--vocab_size 4096 suits a tiny model, 32768 a large one",
-            )
+        check_vocab_size(vocab_size)
         return cls.from_content(json.loads(train_backend(texts, vocab_size).to_str()), where="the trained tokenizer")
 
     @classmethod

@@ -10,9 +10,12 @@ import time
 from typing import TYPE_CHECKING
 
 from nanochat.model.config import ModelConfig
+from nanochat.training.shape import adapter_parameters
 
 if TYPE_CHECKING:
     import torch
+
+    from nanochat.training.lora import LoraSettings
 
 # dense tensor-core peaks in 1e12 operations a second as the vendors give them: float32 (as TF32), bfloat16
 GPU_PEAKS: dict[str, tuple[float, float]] = {
@@ -54,9 +57,18 @@ def forward_flops(config: ModelConfig, row_len: int) -> dict[str, float]:
     }
 
 
-def flops_per_token(config: ModelConfig, row_len: int) -> float:
-    """Operations of one trained token, forward and backward, in rows of `row_len` tokens."""
-    return 3 * sum(forward_flops(config, row_len).values())
+def flops_per_token(config: ModelConfig, row_len: int, lora: "LoraSettings | None" = None) -> float:
+    """Operations of one trained token, forward and backward, in rows of `row_len` tokens.
+
+    With LoRA the adapters' own are added, and frozen weights have no gradient to be computed.
+    """
+    parts = forward_flops(config, row_len)
+    if lora is None:
+        return 3 * sum(parts.values())
+    each = adapter_parameters(config, lora.rank)
+    own = 2 * (sum(each[letter] for letter in config.block_pattern) + len(lora.row_ids) * config.n_embd)
+    frozen = parts["matrices"] + parts["convolution"] + (0 if lora.train_embeddings else parts["head"])
+    return 3 * (sum(parts.values()) + own) - frozen
 
 
 def peak_flops(device: "torch.device", dtype: "torch.dtype | str") -> float:

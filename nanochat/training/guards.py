@@ -15,7 +15,7 @@ LEAST_SIGMA = 0.05  # nats; losses closer together than this are not told apart
 LEAST_SHARE = 0.05  # the same, as a share of the usual loss
 SKIPPED_SPIKES = 3  # that many loss spikes in a row are skipped as bad batches; later ones are trained on
 MAX_SPIKES_IN_A_ROW = 50
-MAX_SKIPPED_IN_A_ROW = 20  # steps without a finite gradient
+MAX_SKIPPED_IN_A_ROW = 20  # steps without a finite loss and gradient
 
 _LOWER = "resume from the last checkpoint with lower rates: --resume true, and half of --matrix_lr and --embedding_lr"
 
@@ -24,7 +24,7 @@ _LOWER = "resume from the last checkpoint with lower rates: --resume true, and h
 class Counters:
     """What the guards did so far; part of every log record that differs from zero, and of the result."""
 
-    num_skipped: int = 0  # steps whose gradient was not finite: parameters left as they were
+    num_skipped: int = 0  # steps whose loss or gradient was not finite: parameters left as they were
     num_norm_spikes: int = 0  # steps whose gradient was cut to norm_factor usual norms
     num_loss_spikes: int = 0  # steps with a loss far above the usual
     num_spikes_skipped: int = 0  # those of them whose update was left out
@@ -61,7 +61,8 @@ class Guard:
         self.counters = Counters(**record.get("counters", {}))
         # kind -> losses and norms of its last applied steps
         self._seen: dict[str, dict[str, list[float]]] = {
-            kind: {name: list(values) for name, values in window.items()}
+            # a record of an older version may hold a loss that is no number, against which nothing can be judged
+            kind: {name: list(filter(math.isfinite, values)) for name, values in window.items()}
             for kind, window in record.get("seen", {}).items()
         }
 
@@ -77,12 +78,12 @@ class Guard:
     def judge(self, step: int, kind: str, loss: float, norm: float) -> Verdict:
         """The verdict on step number `step` (from 0). Raises UserError when the run has diverged."""
         counters = self.counters
-        if not math.isfinite(norm):
+        if not (math.isfinite(norm) and math.isfinite(loss)):
             counters.num_skipped += 1
             counters.skipped_in_a_row += 1
             if counters.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-                raise UserError(f"Training diverged: {MAX_SKIPPED_IN_A_ROW} gradients in a row were not finite, "
-                                f"up to step {step + 1}", hint=_LOWER)
+                raise UserError(f"Training diverged: {MAX_SKIPPED_IN_A_ROW} losses or gradients in a row were not "
+                                f"finite, up to step {step + 1}", hint=_LOWER)
             return Verdict(is_applied=False, max_norm=self.clip_norm)
         counters.skipped_in_a_row = 0
         window = self._seen.setdefault(kind, {"losses": [], "norms": []})

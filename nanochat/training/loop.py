@@ -150,16 +150,21 @@ class _Loop:
             self._save()
         self.clock.read()
         return {**self._record(), **asdict(self.guard.counters), "stopped": is_stopped, "interrupted": is_interrupted,
-                "loss": state.mean_loss, "losses": self.losses, "metrics": self.metrics}
+                "loss": state.mean_loss, "losses": self.losses, "metrics": self.metrics,
+                "model_share": self.clock.model_share}
 
     def _step(self, step: int) -> _Step:
         """One optimizer step over all micro-batches of all processes."""
         settings = self.settings
         first = rank() * settings.grad_accum_steps
-        micro_batches = [self.batches(step, first + index) for index in range(settings.grad_accum_steps)]
-        weight = sum(batch.weight() for batch in micro_batches)
-        counts = [weight, sum(batch.num_tokens() for batch in micro_batches)]
-        normaliser, tokens = sum_numbers(counts, self.device)
+        micro_batches = [self.clock.waiting(self.batches, step, first + index)
+                         for index in range(settings.grad_accum_steps)]
+        left_out = sorted({name for batch in micro_batches for name in batch.counts})
+        counts = [sum(batch.weight() for batch in micro_batches), sum(batch.num_tokens() for batch in micro_batches),
+                  *(sum(batch.counts[name] for batch in micro_batches) for name in left_out)]
+        normaliser, tokens, *sums = sum_numbers(counts, self.device)
+        for name, number in zip(left_out, sums, strict=True):
+            self.state.left_out[name] = self.state.left_out.get(name, 0) + int(number)
         if normaliser == 0:
             return _Step(tokens=int(tokens), is_empty=True, is_last=any_rank(settings.is_interrupted(), self.device))
         self.optimizer.zero_grad(set_to_none=True)
@@ -210,7 +215,8 @@ class _Loop:
         self.parts = {}
         counted = {name: number for name, number in asdict(self.guard.counters).items()
                    if number and name.startswith("num_")}
-        numbers = {"loss": self.state.mean_loss, **means, "lr_scale": scale, "grad_norm": done.grad_norm, **counted}
+        numbers = {"loss": self.state.mean_loss, **means, "lr_scale": scale, "grad_norm": done.grad_norm, **counted,
+                   **{name: number for name, number in self.state.left_out.items() if number}}
         self.emit({"step": self.state.step, "num_steps": self.settings.num_steps, **numbers, **self.clock.read()})
 
     def _record(self) -> dict[str, Any]:

@@ -77,10 +77,7 @@ def add_adapters(model: "LanguageModel", settings: LoraSettings, *, seed: int = 
     settings.check()
     assert not is_adapted(model), "the model has adapters already: merge them first"
     model.requires_grad_(False)
-    generator = torch.Generator().manual_seed(seed)
-    for parent, name, linear in list(_linears(model)):
-        if name in TARGETS:
-            setattr(parent, name, AdaptedLinear(linear, settings.rank, settings.alpha, generator))
+    adapt_linears(model, settings, seed=seed)
     if settings.train_embeddings:
         for part in (model.embed, model.lm_head, model.norm):
             if part is not None:
@@ -90,6 +87,19 @@ def add_adapters(model: "LanguageModel", settings: LoraSettings, *, seed: int = 
         model.embed_changes = RowChanges(settings.row_ids, width).to(model.device)
         if model.lm_head is not None:
             model.head_changes = RowChanges(settings.row_ids, width).to(model.device)
+
+
+def largest_rank(model: "LanguageModel") -> int:
+    """The rank at which the smallest layer that gets an adapter could learn anything: more would only cost."""
+    return min(min(linear.in_features, linear.out_features) for _, name, linear in _linears(model) if name in TARGETS)
+
+
+def adapt_linears(root: nn.Module, settings: LoraSettings, *, seed: int = 0) -> None:
+    """Give the linear layers below `root` that are to have one an adapter, in place."""
+    generator = torch.Generator().manual_seed(seed)
+    for parent, name, linear in list(_linears(root)):
+        if name in TARGETS:
+            setattr(parent, name, AdaptedLinear(linear, settings.rank, settings.alpha, generator))
 
 
 def merge_adapters(model: "LanguageModel") -> None:

@@ -1,6 +1,6 @@
 """What is minimised: cross entropy on supervised tokens, normalised over a whole optimizer step."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
 import torch
@@ -20,6 +20,7 @@ class Batch:
     weights: Tensor | None = None  # (B, T) float, weight of each target; None counts every target as 1
     seq_idx: Tensor | None = None  # (B, T) long, changes where a packed row starts a new sequence
     kind: str = ""  # what it practises; guards compare the losses of a kind only. The same for all of a step
+    counts: dict[str, int] = field(default_factory=dict)  # what was left out of it to fit, by name; summed for the log
 
     def supervised(self) -> Tensor:
         """(B, T) bool: positions that carry loss."""
@@ -35,7 +36,7 @@ class Batch:
         return self.ids.numel()
 
     def to(self, device: torch.device) -> "Batch":
-        moved = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return replace(self, **{name: value.to(device) for name, value in moved.items() if isinstance(value, Tensor)})
 
 

@@ -5,17 +5,17 @@ metered, see `metering`, so that the numbers are those of the code that will run
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from nanochat.model import ModelConfig
+from nanochat.training.load import FLOAT, Load
+from nanochat.training.lora import LoraSettings
 from nanochat.training.losses import HEAD_POSITIONS
 from nanochat.training.metering import block_cost, head_cost, plan_bytes
-from nanochat.training.shape import part_parameters
 
-FLOAT = 4  # bytes; weights, gradients and optimizer state are float32 whatever products are computed in
 GB = 1e9
 MAX_ROWS = 4096  # no larger batch is looked for
 
@@ -56,34 +56,33 @@ class MemoryEstimate:
 
 def estimate(
     config: ModelConfig, *, rows: int, row_len: int, dtype: str = "float32", checkpointing: bool = False,
-    accumulates: bool = False, device: str = "cpu",
+    accumulates: bool = False, device: str = "cpu", lora: LoraSettings | None = None, processes: int = 1,
 ) -> MemoryEstimate:
-    """What training this model with micro-batches of `rows` rows of `row_len` tokens needs, all weights trained.
+    """What training this model with micro-batches of `rows` rows of `row_len` tokens needs: all weights, or adapters.
 
     dtype "bfloat16" means products under autocast. `accumulates`: several micro-batches per step, so that gradients of
     all weights are there during every backward but the first. `device` is where blocks are metered; fused kernels of a
-    GPU keep less than the plain code of a CPU.
+    GPU keep less than the plain code of a CPU. `processes`: how many share weights, gradients and optimizer state (see
+    `sharding`), 1 where each has its own.
     """
-    parts = part_parameters(config)
-    total = sum(parts.values())
-    matrices = _matrix_parameters(config)
-    optimizer = FLOAT * (matrices + 2 * (total - matrices))
+    load = Load.of(config, lora, processes, num_matrix=_matrix_parameters(config))
+    gradients = load.gradients + load.reduced
 
     def needed(count: int) -> float:
-        return _worst_moment(config, count, row_len, dtype, checkpointing, accumulates, device)
+        return _worst_moment(config, load, count, row_len, dtype, checkpointing, accumulates, device)
 
     def largest(limit: float) -> int:
         fitting = 0
         step = MAX_ROWS
         while step:
-            if fitting + step <= MAX_ROWS and FLOAT * total + optimizer + needed(fitting + step) <= limit:
+            if fitting + step <= MAX_ROWS and load.weights + load.optimizer + needed(fitting + step) <= limit:
                 fitting += step
             step //= 2
         return fitting
 
     return MemoryEstimate(
-        weights=FLOAT * total, gradients=FLOAT * total, optimizer=optimizer,
-        activations=max(0.0, needed(rows) - FLOAT * total), rows=rows, largest=largest,
+        weights=load.weights, gradients=gradients, optimizer=load.optimizer,
+        activations=max(0.0, needed(rows) - gradients), rows=rows, largest=largest,
         cache_per_row=cache_bytes(config, row_len),
     )
 
@@ -99,40 +98,31 @@ def cache_bytes(config: ModelConfig, length: int, *, bytes_per_number: int = FLO
 
 
 def _worst_moment(
-    config: ModelConfig, rows: int, row_len: int, dtype: str, checkpointing: bool, accumulates: bool, device: str
+    config: ModelConfig, load: Load, rows: int, row_len: int, dtype: str, checkpointing: bool, accumulates: bool,
+    device: str,
 ) -> float:
     """Bytes beside weights and optimizer state when most of them are needed: gradients and activations."""
     tokens = rows * row_len
-    costs = {letter: block_cost(config, letter, dtype, device) for letter in set(config.block_pattern)}
+    costs = {letter: block_cost(config, letter, dtype, device, load.lora_rank) for letter in set(config.block_pattern)}
     head = head_cost(config, dtype, device)
-    sizes = _layer_sizes(config)
-    total = sum(part_parameters(config).values())
     stream = tokens * config.n_embd * FLOAT
     shared = rows * plan_bytes(row_len) + 2 * stream  # embedding, last norm
     kept = [stream if checkpointing else costs[letter].kept.at(tokens) for letter in config.block_pattern]
     positions = min(tokens, HEAD_POSITIONS)
-    gradients = float(total if accumulates else 0)
+    gradients = load.gradients if accumulates else 0.0
     # the head works through its positions in pieces, and adds up the gradient of its weight piece by piece
-    piece = head.backward.at(positions) - head.kept.at(positions) + 2 * config.vocab_size * config.n_embd * FLOAT
-    worst = FLOAT * gradients + shared + sum(kept) + head.kept.at(tokens) + piece
+    piece = head.backward.at(positions) - head.kept.at(positions) + 2 * load.head
+    worst = gradients + shared + sum(kept) + head.kept.at(tokens) + piece
     below = shared
-    done = 0.0 if accumulates else float(total - sum(sizes[letter] for letter in config.block_pattern))
+    done = 0.0 if accumulates else load.gradients - sum(load.layers[letter] for letter in config.block_pattern)
     # the backward goes through the layers from the last to the first; what is behind them has its gradients
     for place in reversed(range(len(kept))):
         letter = config.block_pattern[place]
-        moment = below + sum(kept[:place]) + costs[letter].backward.at(tokens) + FLOAT * (gradients + done)
+        moment = below + sum(kept[:place]) + costs[letter].backward.at(tokens) + gradients + done
         worst = max(worst, moment + (stream if checkpointing else 0))
-        done += 0 if accumulates else sizes[letter]
-    return max(worst, FLOAT * total + _muon_bytes(config, device))
-
-
-def _layer_sizes(config: ModelConfig) -> dict[str, float]:
-    """Parameters of one layer of each kind."""
-    sizes = {}
-    for letter in set(config.block_pattern):
-        parts = part_parameters(replace(config, block_pattern=(letter,)))
-        sizes[letter] = float(parts[letter] + parts["mlp"] + parts["norms"] - config.n_embd)
-    return sizes
+        done += 0 if accumulates else load.layers[letter]
+    # adapters are trained by AdamW, which needs nothing of that kind
+    return load.reduced + max(worst, load.gradients + (0.0 if load.lora_rank else _muon_bytes(config, device)))
 
 
 def _matrix_shapes(config: ModelConfig) -> dict[tuple[int, int], int]:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_iter
 from nanochat.model import ModelConfig
 from nanochat.model.blocks import Block
 from nanochat.model.step import plan_step
+from nanochat.training.lora import LoraSettings, adapt_linears
 from nanochat.training.losses import Batch, language_model_loss
 
 
@@ -80,15 +81,19 @@ def _autocast(dtype: str, device: str) -> Any:
 
 
 @functools.lru_cache(maxsize=256)
-def block_cost(config: ModelConfig, letter: str, dtype: str, device: str) -> Cost:
-    """The cost of one block by tokens, metered on one chunk of them and on two."""
+def block_cost(config: ModelConfig, letter: str, dtype: str, device: str, lora_rank: int = 0) -> Cost:
+    """The cost of one block by tokens, metered on one chunk of them and on two; frozen with adapters of lora_rank."""
     with torch.device("meta"):
         block = Block(letter, config)
     block = block.to_empty(device=device)
+    if lora_rank:
+        block.requires_grad_(False)
+        adapt_linears(block, LoraSettings(rank=lora_rank, alpha=1.0))
     for parameter in block.parameters():
         torch.nn.init.zeros_(parameter)
-        # gradients of weights are counted elsewhere, and here they would hide what grows with the tokens
-        parameter.register_post_accumulate_grad_hook(_drop_gradient)
+        if parameter.requires_grad:
+            # gradients of weights are counted elsewhere, and here they would hide what grows with the tokens
+            parameter.register_post_accumulate_grad_hook(_drop_gradient)
 
     def run(tokens: int) -> tuple[float, float, float]:
         x = torch.zeros(1, tokens, config.n_embd, device=device, requires_grad=True)

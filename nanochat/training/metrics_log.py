@@ -14,7 +14,7 @@ from nanochat.errors import MissingDependency, UserError
 logger = logging.getLogger(__name__)
 
 UNTRACKED = "dummy"  # the run name that means: no wandb
-TIMES = ("tokens", "tokens_per_s", "flops_per_s", "mfu", "elapsed_s", "remaining_s")
+TIMES = ("tokens", "tokens_per_s", "flops_per_s", "mfu", "elapsed_s", "remaining_s", "model_share")
 TRAINING_FIELDS = ("step", "num_steps", "loss", "lr_scale", "grad_norm", *TIMES)
 
 

@@ -18,9 +18,10 @@ class Progress:
     seconds: float = 0.0  # wall time of all parts of this run so far
     smoothed_loss: float = 0.0
     smoothed_weight: float = 0.0  # share of smoothed_loss that is data, not the start value 0
-    num_skipped: int = 0  # steps whose gradient was not finite, as in the guards' counters
+    num_skipped: int = 0  # steps whose loss or gradient was not finite, as in the guards' counters
     num_empty: int = 0  # steps without a supervised token
     guard: dict[str, Any] = field(default_factory=dict)  # what the guards remember, see Guard.record
+    left_out: dict[str, int] = field(default_factory=dict)  # sums of Batch.counts over the steps done
 
     def record(self) -> dict[str, Any]:
         return asdict(self)
@@ -45,6 +46,7 @@ class Clock:
         self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
         self.begin = self.last = time.perf_counter()
         self.read_seconds, self.read_tokens, self.outside_seconds = 0.0, state.tokens, 0.0
+        self.data_seconds = 0.0  # of training, waiting for batches
         self.speed = 0.0
 
     def outside(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -54,8 +56,23 @@ class Clock:
         self.outside_seconds += time.perf_counter() - start
         return result
 
+    def waiting(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call what gives batches; its time is not the model's."""
+        start = time.perf_counter()
+        result = function(*arguments)
+        self.data_seconds += time.perf_counter() - start
+        return result
+
+    @property
+    def model_share(self) -> float:
+        """Share of the time of training (without evaluations and checkpoints) that was not spent waiting for batches.
+        """
+        training = time.perf_counter() - self.begin - self.outside_seconds
+        return 1 - self.data_seconds / max(training, 1e-9)
+
     def read(self) -> dict[str, float]:
-        """tokens, tokens_per_s (and flops_per_s and mfu, the share of the peak, where known), elapsed_s, remaining_s.
+        """tokens, tokens_per_s (and flops_per_s and mfu, the share of the peak, where known), elapsed_s, remaining_s,
+        model_share since the start.
         """
         now = time.perf_counter()
         self.state.seconds += now - self.last
@@ -73,4 +90,5 @@ class Clock:
         return times | {
             "elapsed_s": self.state.seconds,
             "remaining_s": (now - self.begin) / steps * (self.num_steps - self.state.step),
+            "model_share": self.model_share,
         }

@@ -93,6 +93,15 @@ def part_parameters(config: ModelConfig) -> dict[str, int]:
     }
 
 
+def adapter_parameters(config: ModelConfig, rank: int) -> dict[str, int]:
+    """Parameters of the LoRA adapters of one layer of each kind ("T", "M"), its MLP included; see training.lora."""
+    width, inner, hidden = config.n_embd, config.d_inner, config.mlp_hidden
+    query, key = config.n_head * config.attention_head_dim, config.n_kv_head * config.attention_head_dim
+    projected = 2 * inner + 2 * config.n_groups * config.d_state + config.n_mamba_head
+    mlp = width + 2 * hidden + hidden + width if hidden else 0
+    return {"T": rank * (2 * (width + query) + 2 * (width + key) + mlp), "M": rank * (width + projected + mlp)}
+
+
 def scaling_parameters(config: ModelConfig) -> int:
     """Parameters that a horizon counts: all that are multiplied with, so not an embedding that is no head."""
     parts = part_parameters(config)

@@ -51,6 +51,9 @@ class Plan:
         self._seen += [(table, name, value) for module in modules for table, names in (
             (module._parameters, module._parameters), (module.__dict__, WATCHED)) for name in names
             for value in [table.get(name)]]
+        # a module that takes the place of None moves from one table to another
+        self._seen += [(table, name, table.get(name)) for table, name in (
+            (model._modules, "embed_changes"), (model.embed.__dict__, "max_norm"))]
         self._tensors = list(model.parameters())
         self._addresses = [tensor.data_ptr() for tensor in self._tensors]
         hooks = [(module._forward_hooks, module._forward_pre_hooks) for module in modules]

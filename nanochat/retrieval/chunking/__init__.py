@@ -7,6 +7,6 @@ from nanochat.retrieval.chunking.cutting import (
     spans,
     spans_function,
 )
-from nanochat.retrieval.chunking.sentences import sentence_spans
+from nanochat.text import sentence_spans
 
 __all__ = ["Chunking", "chunk_document", "chunk_documents", "sentence_spans", "spans", "spans_function"]

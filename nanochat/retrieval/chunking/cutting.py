@@ -12,9 +12,9 @@ from typing import Any, Literal, get_args
 
 from nanochat.errors import ConfigError, DocumentError
 from nanochat.retrieval.chunking.measures import Measure, TokenMeasure, Units, WordMeasure
-from nanochat.retrieval.chunking.sentences import sentence_spans
 from nanochat.retrieval.chunking.splitting import Piece, Span, Structure, structure_of
 from nanochat.retrieval.document import Document
+from nanochat.text import sentence_spans
 
 __all__ = ["Chunking", "chunk_document", "chunk_documents", "sentence_spans", "spans", "spans_function"]
 

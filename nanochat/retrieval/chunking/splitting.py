@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from nanochat.retrieval.chunking.markup import CODE_ENDINGS, closes, find_headings, opens
-from nanochat.retrieval.chunking.sentences import sentence_spans
 from nanochat.retrieval.document import Document
+from nanochat.text import sentence_spans
 
 Span = tuple[int, int]
 _MARKED = re.compile(r"^[ \t]*(?:```|~~~|\|)", re.MULTILINE)

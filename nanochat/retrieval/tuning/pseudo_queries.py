@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from nanochat.retrieval.chunking.sentences import sentence_spans
 from nanochat.retrieval.document import Document
 from nanochat.retrieval.words.analysis import analyze
+from nanochat.text import sentence_spans
 
 SPLITS = {"train": 0.65, "dev": 0.1, "held-out": 0.25}  # shares of the documents
 _SENTENCE_TERMS = range(4, 41)   # search terms of a sentence that can be a query

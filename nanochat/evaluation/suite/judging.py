@@ -1,0 +1,132 @@
+"""Asking prompts and judging answers: every prompt once, however many cells it stands in."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nanochat.evaluation.conditions import Document, make_conversation
+from nanochat.evaluation.qa_metrics import contains_answer, exact_match, f1_score, normalize_answer
+from nanochat.evaluation.records import Citation, resolve_citation
+from nanochat.evaluation.runner import Answerer
+from nanochat.evaluation.suite.prompts import Cell, Prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """One prompt, its answer, and what is right about it."""
+
+    prompt: Prompt
+    text: str                        # as printed to a user
+    answer: str                      # without citation marks; empty after an abstention
+    abstained: bool
+    probability: float | None        # of answering at all, in [0, 1]; None when the engine does not say
+    citations: tuple[Citation, ...]
+    shown: tuple[Document, ...]      # after the token budget
+    num_cut: int                     # documents dropped or trimmed for the budget
+    num_prompt_tokens: int
+    num_tokens: int
+    exact: bool                      # the answer equals one that is right here
+    f1: float
+
+    @property
+    def is_right(self) -> bool:
+        """The answer where there is one, an abstention where there is none."""
+        return self.exact if self.prompt.answers else self.abstained
+
+    @property
+    def evidence_shown(self) -> bool | None:
+        """All evidence is among the documents shown; None when no evidence is known or no document was offered."""
+        if not self.prompt.evidence or self.prompt.documents is None:
+            return None
+        return set(self.prompt.evidence) <= {str(one["id"]) for one in self.shown}
+
+    @property
+    def should_abstain(self) -> bool:
+        return not self.prompt.answers or self.evidence_shown is False
+
+    @property
+    def said(self) -> str:
+        """What counts when two answers are compared: the normalised text, or that there was none."""
+        return "" if self.abstained else normalize_answer(self.answer) or self.answer
+
+    @property
+    def is_lured(self) -> bool:
+        """The answer is one that would show a fault."""
+        return self.is_lured_by(self.prompt.lure)
+
+    def is_lured_by(self, lure: Sequence[str]) -> bool:
+        """The answer is one of these."""
+        return exact_match(self.answer, lure)
+
+    @property
+    def is_stale(self) -> bool:
+        """A right answer stands in what was said."""
+        return any(contains_answer(self.answer, one) for one in self.prompt.lure)
+
+
+class Asker:
+    """Asks one engine. Answers are kept, so a prompt that returns in another cell costs nothing."""
+
+    def __init__(
+        self, engine: Answerer, *, max_tokens: int = 32, batch_size: int = 32, threshold: float | None = None
+    ) -> None:
+        self.engine, self.max_tokens, self.batch_size = engine, max_tokens, batch_size
+        self.threshold = threshold
+        self.num_asked = 0
+        self._known: dict[Any, tuple[str, Mapping[str, Any]]] = {}
+
+    def at(self, threshold: float) -> "Asker | None":
+        """One that abstains below this probability of answering; None where the engine takes no threshold."""
+        if not hasattr(self.engine, "answer_threshold"):
+            return None
+        return Asker(self.engine, max_tokens=self.max_tokens, batch_size=self.batch_size, threshold=threshold)
+
+    def ask(self, prompts: Sequence[Prompt]) -> list[Judged]:
+        """The answers in order; unknown prompts go to the engine in batches."""
+        waiting = {one.key: one for one in prompts if one.key not in self._known}
+        # alike lengths stand together, which costs less padding
+        order = sorted(waiting, key=lambda key: (_length(waiting[key]), str(key)))
+        chosen = {} if self.threshold is None else {"answer_threshold": self.threshold}
+        for start in range(0, len(order), self.batch_size):
+            keys = order[start : start + self.batch_size]
+            answers = self.engine.generate_batch(
+                [make_conversation(waiting[key].question, waiting[key].documents) for key in keys],
+                max_tokens=self.max_tokens, **chosen)
+            assert len(answers) == len(keys), f"{len(answers)} answers to {len(keys)} questions"
+            self._known.update(zip(keys, answers, strict=True))
+            self.num_asked += len(keys)
+        return [judge(one, *self._known[one.key]) for one in prompts]
+
+    def ask_cells(
+        self, cells: Sequence[Cell], progress: Callable[[str], None] | None = None, prefix: str = ""
+    ) -> dict[str, list[Judged]]:
+        """Judged prompts of every cell that has any, by its name; a line of progress for each."""
+        answered: dict[str, list[Judged]] = {}
+        for cell in cells:
+            if not cell.prompts:
+                continue
+            answered[cell.name] = self.ask(cell.prompts)
+            if progress is not None:
+                share = sum(one.is_right for one in answered[cell.name]) / len(cell.prompts)
+                progress(f"{prefix}{cell.name}: {len(cell.prompts)} questions, right {share:.2f}")
+        return answered
+
+
+def judge(prompt: Prompt, text: str, info: Mapping[str, Any]) -> Judged:
+    """Hold an answer against its prompt; `info` is what the engine returned beside the text."""
+    shown = tuple(info["documents"])
+    abstained = bool(info["abstained"])
+    answer = "" if abstained else str(info["answer"]).strip()
+    probability = info.get("answer_probability")
+    return Judged(
+        prompt=prompt, text=text, answer=answer, abstained=abstained,
+        probability=None if probability is None else float(probability),
+        citations=tuple(resolve_citation(one, shown, answer) for one in info["citations"]), shown=shown,
+        num_cut=int(info.get("dropped", 0)), num_prompt_tokens=int(info.get("num_prompt_tokens", 0)),
+        num_tokens=int(info.get("num_tokens", 0)), exact=exact_match(answer, prompt.answers),
+        f1=f1_score(answer, prompt.answers),
+    )
+
+
+def _length(prompt: Prompt) -> int:
+    return sum(len(one["content"]) for one in prompt.documents or ())

@@ -1,0 +1,99 @@
+"""Early stopping: the checkpoint with the best validation loss is kept, and training ends when none is better."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from nanochat.common import base_dir, print0, rank, write_json
+
+BEST = ".best"  # what a run's tag is followed by while its best checkpoint waits beside the latest ones
+FINISHED = "stopped_early.json"
+
+
+class EarlyStop:
+    """The `stop` of a training: remembers the lowest `metric` and keeps a checkpoint of it as tag.best.
+
+    After `patience` evaluations in a row without a lower value training ends; 0 never ends it and keeps no best
+    checkpoint. `finish` gives the best checkpoint the run's tag; later ones get a name of their own. `record` and
+    `restore` go through checkpoints, so that a resumed run counts on.
+    """
+
+    def __init__(self, source: str, tag: str, patience: int, *, metric: str = "val_loss") -> None:
+        self.source, self.tag, self.patience, self.metric = source, tag, patience, metric
+        self.best, self.best_step, self.waited = math.inf, -1, 0
+        self.save: Callable[[str, int], Any] = lambda tag, step: None  # set by who trains
+
+    @property
+    def is_on(self) -> bool:
+        return self.patience > 0
+
+    def record(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {"best": self.best if self.best_step >= 0 else None, "best_step": self.best_step, "waited": self.waited}
+
+    def restore(self, record: Mapping[str, Any]) -> None:
+        """Go on where `record` was taken."""
+        self.best_step, self.waited = int(record.get("best_step", -1)), int(record.get("waited", 0))
+        best = record.get("best")
+        self.best = math.inf if best is None else float(best)
+
+    def __call__(self, step: int, metrics: Mapping[str, Any]) -> bool:
+        """Note an evaluation; whether training ends."""
+        value = metrics.get(self.metric, math.nan)
+        if not self.is_on or math.isnan(value):
+            return False
+        if value < self.best:
+            self.best, self.best_step, self.waited = value, step, 0
+            self.save(self.tag + BEST, step)
+        elif step > self.best_step:
+            self.waited += 1
+        return self.waited >= self.patience
+
+    def finish(self, last_step: int) -> Path | None:
+        """Let the best checkpoint be what the tag means; its folder, or None where nothing changes."""
+        if rank() != 0 or not self.is_on:
+            return None
+        best = self._folder(self.tag + BEST)
+        if self.best_step < 0 or self.best_step == last_step or not best.is_dir():
+            shutil.rmtree(best, ignore_errors=True)
+            return None
+        folder = self._folder(self.tag)
+        later = next(path for n in count(1) if not (path := folder.with_name(f"{self.tag}.{n}")).exists())
+        folder.rename(later)
+        path = self._take_best(last_step)
+        print0(f"The best checkpoint is that of step {self.best_step} ({self.metric} {self.best:.4f}); the later ones "
+               f"are kept as --tag {later.name}")
+        return path
+
+    def recover(self) -> None:
+        """Complete a `finish` that was interrupted half way."""
+        if rank() == 0 and self._folder(self.tag + BEST).is_dir() and not self._folder(self.tag).is_dir():
+            self._take_best(-1)
+
+    def is_finished(self) -> bool:
+        """Whether the tag holds the best checkpoint of a run that has ended."""
+        return (self._folder(self.tag) / FINISHED).is_file()
+
+    def finished_step(self) -> int:
+        """The step of the best checkpoint of a run that has ended."""
+        return int(json.loads((self._folder(self.tag) / FINISHED).read_text(encoding="utf-8"))["best_step"])
+
+    def _take_best(self, last_step: int) -> Path:
+        from nanochat.checkpoint_manager import find_checkpoint, read_meta
+
+        folder = self._folder(self.tag)
+        best = self._folder(self.tag + BEST)
+        path = find_checkpoint(self.source, best.name)
+        meta = {**read_meta(path), "tag": self.tag}
+        # the rename comes last: until then `recover` can begin again
+        write_json(path / "meta.json", meta)
+        write_json(best / FINISHED, {"best_step": meta["step"], "last_step": last_step})
+        best.rename(folder)
+        return folder / path.name
+
+    def _folder(self, tag: str) -> Path:
+        return base_dir() / "checkpoints" / self.source / tag

@@ -1,0 +1,151 @@
+"""Documents changed for practice: what they state, what the answer becomes, and that nothing else moves."""
+
+import random
+
+import pytest
+
+from nanochat.chat_format import render
+from nanochat.conversation import check_conversation
+from nanochat.rag.changes import INJECTIONS, OR, Values, edited, injected, rival, stands
+from nanochat.rag.packing import pack
+from nanochat.rag.pool import ExampleConfig, Pool
+from nanochat.rag.practice import PracticeWorld
+from nanochat.tokenizer import Tokenizer
+
+TEXT = "The mill was built in 1731. It has 17 wheels. Built in 17310 stones."
+DOCUMENT = {"id": "d", "title": "Mill", "content": TEXT}
+NONE = {"unanswerable_share": 0.0, "taken_away_share": 0.0}
+
+
+def asked(name, answer, **more):
+    return {"question": f"{name}?", "answers": [answer], "supporting_ids": ["d"], **more}
+
+
+@pytest.fixture(scope="module")
+def pool() -> Pool:
+    return PracticeWorld(7, {"num_entities": 60}, "bm25").pool
+
+
+def test_only_whole_words_are_replaced_and_only_where_they_stand_once():
+    assert edited(DOCUMENT, "1731", "1802")["content"].startswith("The mill was built in 1802. It")
+    assert "17310" in edited(DOCUMENT, "1731", "1802")["content"]
+    assert edited(DOCUMENT, "Built", "made")["content"].endswith("made in 17310 stones.")
+    assert edited(DOCUMENT, "in", "at") is None and edited(DOCUMENT, "173", "1") is None
+    assert DOCUMENT["content"].startswith("The mill was built in 1731"), "the original was changed"
+    # a value is a text, not a pattern
+    assert edited(DOCUMENT, "1731", r"\g<0>")["content"].startswith(r"The mill was built in \g<0>.")
+
+
+def test_another_value_is_of_the_same_relation_or_shape_and_not_in_the_document():
+    values = Values([asked("a", "1731"), asked("b", "1802"), asked("c", "Tom Bell"), asked("d", "Ann Lee"),
+                     asked("e", "17", relation="wheels"), asked("f", "red", relation="wheels")])
+    rng = random.Random(0)
+    found = {name: {values.other(asked("x", name), DOCUMENT["content"], rng) for _ in range(40)}
+             for name in ("1731", "Tom Bell", "lower case")}
+    assert found == {"1731": {"1802"}, "Tom Bell": {"Tom Bell", "Ann Lee"}, "lower case": {None}}
+    assert values.other(asked("x", "17", relation="wheels"), DOCUMENT["content"], rng) == "red"
+
+
+def test_a_rival_repeats_the_document_or_its_sentence_with_the_new_value():
+    texts = {rival(DOCUMENT, "1731", "1802", random.Random(seed))["content"] for seed in range(20)}
+    assert texts == {"The mill was built in 1802.", DOCUMENT["content"].replace("1731.", "1802.")}
+
+
+@pytest.mark.parametrize("template", INJECTIONS)
+def test_an_instruction_leaves_all_answers_where_they_were(template, monkeypatch):
+    monkeypatch.setattr("nanochat.rag.changes.INJECTIONS", (template,))
+    values = Values([asked("a", "Ann Lee")])
+    keep = ["built in 1731. It has", "17 wheels"]
+    for seed in range(30):
+        changed = injected(DOCUMENT, values, keep, random.Random(seed))
+        assert len(changed["content"]) > len(DOCUMENT["content"]) and changed["id"] == "d"
+        assert all(stands(text, changed["content"]) for text in keep)
+        # whoever obeys must be wrong
+        assert "Ann Lee" not in injected(DOCUMENT, values, ["Ann Lee"], random.Random(seed))["content"]
+
+
+def test_an_edited_document_is_answered_by_what_it_says_now(pool):
+    conversations = pool.conversations(100, random.Random(0), ExampleConfig(edited_share=1.0, lookups=3, **NONE))
+    before = {question["question"]: question["answers"] for question in pool.questions}
+    num_edited = 0
+    for conversation in conversations:
+        check_conversation(conversation)
+        documents = conversation["messages"][0]["documents"]
+        for user, said in zip(conversation["messages"][1::2], conversation["messages"][2::2], strict=True):
+            if said.get("abstain"):
+                continue
+            (slot,) = said["citations"]
+            assert stands(said["content"], documents[slot]["content"])
+            num_edited += said["content"] != before[user["content"]][0]
+    assert num_edited > 60
+
+
+def test_of_documents_that_contradict_each_other_both_values_are_given_in_their_order(pool):
+    conversations = pool.conversations(100, random.Random(0), ExampleConfig(rival_share=1.0, **NONE))
+    orders = set()
+    for conversation in conversations:
+        check_conversation(conversation)
+        documents, said = conversation["messages"][0]["documents"], conversation["messages"][2]
+        assert len({document["id"] for document in documents}) == len(documents) <= 6
+        if len(said.get("citations", ())) == 2:
+            first, second = said["content"].split(OR)
+            slots = said["citations"]
+            assert stands(first, documents[slots[0]]["content"]) and stands(second, documents[slots[1]]["content"])
+            assert first != second and slots == sorted(slots)
+            orders.add("~" in documents[slots[0]]["id"])
+            contradicted = {documents[slot]["id"].partition("~")[0] for slot in slots}
+            later = [said["citations"] for said in conversation["messages"][4::2] if not said.get("abstain")]
+            # what else the contradicted document says stands in two places now: nobody is asked about it
+            assert len(contradicted) == 1 and not any(set(cited) & set(slots) for cited in later)
+    assert orders == {True, False}
+
+
+def test_instructions_change_no_answer(pool):
+    plain = pool.conversations(60, random.Random(4), ExampleConfig(**NONE))
+    with_orders = pool.conversations(60, random.Random(4), ExampleConfig(injected_share=1.0, **NONE))
+    num_changed = 0
+    # the first conversation has drawn nothing else before it
+    assert plain[0]["messages"][2] == with_orders[0]["messages"][2]
+    known = {document["content"] for document in pool.documents}
+    for conversation in with_orders:
+        documents = conversation["messages"][0]["documents"]
+        num_changed += any(document["content"] not in known for document in documents)
+        for said in conversation["messages"][2::2]:
+            assert said.get("abstain") or all(
+                stands(said["content"], documents[slot]["content"]) for slot in said["citations"])
+    assert num_changed == 60
+
+
+def test_an_abstention_names_the_document_that_speaks_of_the_thing(pool):
+    num_closest = 0
+    about = {question["question"]: question.get("about_ids", ()) for question in pool.questions}
+    for conversation in pool.conversations(100, random.Random(3), ExampleConfig(unanswerable_share=0.5)):
+        check_conversation(conversation)
+        shown = [document["id"] for document in conversation["messages"][0]["documents"]]
+        for user, said in zip(conversation["messages"][1::2], conversation["messages"][2::2], strict=True):
+            closest = [shown[slot] for slot in said.get("closest", ())]
+            assert not closest or said["abstain"]
+            if said.get("abstain"):
+                assert closest == [name for name in about[user["content"]] if name in shown][:1]
+            num_closest += bool(closest)
+    assert num_closest > 20
+
+
+def test_first_questions_without_answer_come_in_the_wanted_share(pool):
+    for share in (0.0, 0.5, 1.0):
+        config = ExampleConfig(first_absent_share=share, **NONE)
+        conversations = pool.conversations(300, random.Random(1), config)
+        found = sum(conversation["messages"][2].get("abstain", False) for conversation in conversations) / 300
+        assert abs(found - share) < 0.1, (share, found)
+
+
+def test_the_deciding_token_has_its_own_weight(pool):
+    tokenizer = Tokenizer.train([document["content"] for document in pool.documents], vocab_size=400)
+    rendered = [render(c, tokenizer) for c in pool.conversations(5, random.Random(0), ExampleConfig(max_documents=2))]
+    start = tokenizer.special("assistant_start")
+    plain = pack(rendered, row_len=2000, context_weight=0.1)
+    heavy = pack(rendered, row_len=2000, context_weight=0.1, decision_after=start, decision_weight=3.0)
+    decides = (heavy.ids == start) & heavy.supervised()
+    allowed = {tokenizer.special("cite"), tokenizer.special("abstain")}
+    assert decides.any() and set(heavy.targets[decides].tolist()) <= allowed
+    assert (heavy.weights[decides] == 3).all() and (heavy.weights[~decides] == plain.weights[~decides]).all()
