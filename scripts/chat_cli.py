@@ -127,12 +127,12 @@ class Chat:
 
     def tell_if_stale(self) -> None:
         """Say so when the checkpoint's card was made with another knowledge base or other weights."""
-        from nanochat.evaluation.card import stale_reason
+        from nanochat.evaluation.card import measuring_again, stale_reason
 
         fingerprint = self.manager.knowledge_base.fingerprint
         if self.card and (reason := stale_reason(self.card, fingerprint=fingerprint, meta=self.meta)):
             note(f"the card of this checkpoint is stale, {reason}; measure again: "
-                 f"python -m scripts.rag_eval --knowledge_base {self.manager.knowledge_base.path} --suite quick")
+                 + measuring_again(self.meta, knowledge_base=self.manager.knowledge_base.path))
 
     def show_sources(self) -> None:
         """The documents of the last answer in full."""
@@ -222,7 +222,7 @@ def open_chat(config: ChatConfig) -> Chat:
     from nanochat.checkpoint_manager import load_model, require_mamba
     from nanochat.device import pick_device, set_cpu_threads
     from nanochat.engine import Engine
-    from nanochat.evaluation.card import read_card
+    from nanochat.evaluation.card import are_other_weights, read_card
 
     device = pick_device(config.device)
     set_cpu_threads()
@@ -231,7 +231,9 @@ def open_chat(config: ChatConfig) -> Chat:
     require_mamba(model.config, meta["source"], meta["tag"])
     card = read_card(meta["path"])
     threshold = config.answer_threshold
-    if card and threshold is None and origins(config)["answer_threshold"] == "default":
+    # a threshold belongs to the weights that it was chosen with
+    is_free = threshold is None and origins(config)["answer_threshold"] == "default"
+    if card and is_free and not are_other_weights(card, meta):
         threshold = card.get("answer_threshold")
     return Chat(Engine(model, tokenizer, answer_threshold=threshold), manager, config, meta=meta, card=card)
 

@@ -11,7 +11,7 @@ from typing import Any
 from nanochat.common import base_dir, print0, rank, write_json
 
 BEST = ".best"  # what a run's tag is followed by while its best checkpoint waits beside the latest ones
-FINISHED = "stopped_early.json"
+FINISHED = "stopped_early.json"  # in tag.best: the exchange with the tag has begun; in the tag: it is done
 
 
 class EarlyStop:
@@ -58,21 +58,31 @@ class EarlyStop:
         if rank() != 0 or not self.is_on:
             return None
         best = self._folder(self.tag + BEST)
-        if self.best_step < 0 or self.best_step == last_step or not best.is_dir():
-            shutil.rmtree(best, ignore_errors=True)
+        # without a best step of its own, what lies there is another run's
+        if self.best_step < 0 or not best.is_dir():
+            return None
+        if self.best_step == last_step:
+            shutil.rmtree(best)
             return None
         folder = self._folder(self.tag)
         later = next(path for n in count(1) if not (path := folder.with_name(f"{self.tag}.{n}")).exists())
+        write_json(best / FINISHED, {"best_step": self.best_step, "last_step": last_step})
         folder.rename(later)
-        path = self._take_best(last_step)
+        path = self._take_best()
         print0(f"The best checkpoint is that of step {self.best_step} ({self.metric} {self.best:.4f}); the later ones "
                f"are kept as --tag {later.name}")
         return path
 
     def recover(self) -> None:
-        """Complete a `finish` that was interrupted half way."""
-        if rank() == 0 and self._folder(self.tag + BEST).is_dir() and not self._folder(self.tag).is_dir():
-            self._take_best(-1)
+        """Complete a `finish` that was interrupted half way; a best checkpoint alone does not mean that a run ended."""
+        begun = self._folder(self.tag + BEST) / FINISHED
+        if rank() != 0 or not begun.is_file():
+            return
+        if self._folder(self.tag).is_dir():
+            # nothing was moved yet: training goes on or ends once more
+            begun.unlink()
+        else:
+            self._take_best()
 
     def is_finished(self) -> bool:
         """Whether the tag holds the best checkpoint of a run that has ended."""
@@ -82,7 +92,7 @@ class EarlyStop:
         """The step of the best checkpoint of a run that has ended."""
         return int(json.loads((self._folder(self.tag) / FINISHED).read_text(encoding="utf-8"))["best_step"])
 
-    def _take_best(self, last_step: int) -> Path:
+    def _take_best(self) -> Path:
         from nanochat.checkpoint_manager import find_checkpoint, read_meta
 
         folder = self._folder(self.tag)
@@ -91,7 +101,6 @@ class EarlyStop:
         meta = {**read_meta(path), "tag": self.tag}
         # the rename comes last: until then `recover` can begin again
         write_json(path / "meta.json", meta)
-        write_json(best / FINISHED, {"best_step": meta["step"], "last_step": last_step})
         best.rename(folder)
         return folder / path.name
 

@@ -132,6 +132,9 @@ def show_card(config: "RagEvalConfig") -> int:
     place = config.knowledge_base or card["knowledge_base"].get("path", "")
     if config.knowledge_base or (place and Path(place).exists()):
         fingerprint = KnowledgeBase.open(place).fingerprint
-    for line in card_lines(card, stale=stale_reason(card, fingerprint=fingerprint, meta=meta)):
+    elif place:
+        print0(f"The knowledge base that was measured cannot be checked: {place} is gone")
+    stale = stale_reason(card, fingerprint=fingerprint, meta=meta)
+    for line in card_lines(card, stale=stale, knowledge_base=place if fingerprint else ""):
         print0(line)
     return 0

@@ -46,6 +46,7 @@ def synthesize(config: "PrepareRagDatasetConfig") -> int:
         statistics = statistics_of(data, made_by=MADE_BY, seed=config.seed, files=_digests(new),
                                    settings=_settings_record(config), teacher=dict(teacher.counts) if teacher else {})
         write_text(new / "statistics.html", render_page(statistics, data))
+        statistics["knowledge_base"] = _state(knowledge_base)
         write_json(new / "statistics.json", statistics)
     _report(folder, data, len(library.documents), prepared - started, time.perf_counter() - prepared)
     where = place or folder / "knowledge_base"
@@ -77,6 +78,11 @@ def settings_of(config: "PrepareRagDatasetConfig") -> Any:
     if inside:
         raise ConfigError(f"--output {config.output} lies inside --documents {inside[0]}: it would be read next time",
                           hint="choose a folder beside it, e.g. --output data/my_training_data")
+    for name, given in (("documents", config.documents), ("knowledge_base", (config.knowledge_base,))):
+        swallowed = [place for place in given if place and _is_inside(place, config.output)]
+        if swallowed:
+            raise ConfigError(f"--{name} {swallowed[0]} lies inside --output {config.output}, which is replaced",
+                              hint=f"choose another folder: --output {Path(config.output)}-2")
     for kind in config.kinds:
         if kind not in KINDS:
             raise ConfigError(f"Unknown kind of question: {kind!r}", hint=f"choose from {', '.join(KINDS)}")
@@ -116,6 +122,28 @@ def check_place(folder: Path) -> None:
     for name, digest in known.items():
         if name in names and _digest(folder / name) != digest:
             raise UserError(f"Refusing to replace {folder}: {name} was edited since it was written", hint=hint)
+
+
+    _check_knowledge_base(folder / "knowledge_base", statistics.get("knowledge_base"))
+
+
+def _check_knowledge_base(place: Path, known: Any) -> None:
+    """Refuse to replace a knowledge base that was changed since this command built it."""
+    from nanochat.retrieval import KnowledgeBase
+
+    if place.exists() and _state(KnowledgeBase.open(place)) != known:
+        raise UserError(f"Refusing to replace {place}: it has changed since it was built here",
+                        hint="ask about it as it is: python -m scripts.prepare_rag_dataset --mode synthesize "
+                             f"--knowledge_base {place} --output {place.parent}-2")
+
+
+def _state(knowledge_base: "KnowledgeBase") -> dict[str, Any]:
+    return {"fingerprint": knowledge_base.fingerprint, "version": knowledge_base.version}
+
+
+def _is_inside(place: str, folder: str) -> bool:
+    whole = Path(folder).resolve()
+    return whole == (path := Path(place).resolve()) or whole in path.parents
 
 
 def _digest(path: Path) -> str:

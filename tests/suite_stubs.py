@@ -125,6 +125,17 @@ class Obedient(Reader):
         return super()._answer(question, documents)
 
 
+class Refuser(Reader):
+    """Reads well, and refuses when a document orders it to."""
+
+    orders = {order for orders in INJECTIONS.values() for order in orders if "{V}" not in order}
+
+    def _answer(self, question, documents):
+        if any(order in document["content"] for document in documents for order in self.orders):
+            return None, []
+        return super()._answer(question, documents)
+
+
 class FirstOnly(Reader):
     """Reads the first document and no other."""
 

@@ -7,7 +7,15 @@ import pytest
 from suite_stubs import Guesser, Reader
 
 from nanochat.errors import CheckpointError, UserError
-from nanochat.evaluation.card import CARD_FILE, card_lines, is_stale, read_card, stale_reason, write_card
+from nanochat.evaluation.card import (
+    CARD_FILE,
+    card_lines,
+    is_stale,
+    measuring_again,
+    read_card,
+    stale_reason,
+    write_card,
+)
 from nanochat.evaluation.questions import EvalQuestion
 from nanochat.evaluation.suite import make_card
 from nanochat.evaluation.suite.charts import curve_chart, steps_chart
@@ -158,3 +166,18 @@ def test_charts_without_points_are_nothing_and_values_stay_inside():
     found = {"value": 1.0, "low": -0.2, "high": 1.4, "num": 3}
     chart = steps_chart({"a": [("1", found)]}, title="t", below="b")
     assert 'cy="40.0"' in chart and "V40.0" in chart
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "knowledge_base", "thresholds"])
+def test_parts_that_are_no_objects_are_refused(tmp_path, name):
+    write_card(tmp_path, CARD | {name: "somewhere"})
+    with pytest.raises(CheckpointError, match=f"{name} is 'somewhere', not an object"):
+        read_card(tmp_path)
+
+
+def test_the_advice_to_measure_again_names_everything_that_the_command_needs():
+    words = measuring_again({"source": "rag", "tag": "t"}, knowledge_base="my folder")
+    made, measured = words.split(" && ")
+    assert "--mode synthesize --knowledge_base 'my folder'" in made
+    assert "--source rag --tag t --knowledge_base 'my folder' --questions " in measured
+    assert measuring_again({"source": "rag", "tag": "t"}).endswith("--source rag --tag t")

@@ -1,29 +1,36 @@
 """The suite tells engines apart: a perfect reader passes every line, and each fault shows in the number made for it."""
 
+import errno
 import functools
+import os
 
 import pytest
-from suite_stubs import Abstainer, FirstOnly, Guesser, Memory, Obedient, Reader, Stale, Unsure
+from suite_stubs import Abstainer, FirstOnly, Guesser, Memory, Obedient, Reader, Refuser, Stale, Unsure
 
 from nanochat.errors import UserError
 from nanochat.evaluation.suite import CONDITIONS, make_results, read_thresholds, run_suite
 from nanochat.evaluation.suite.conditions import COLUMN_CONDITIONS
+from nanochat.evaluation.suite.judging import Asker
 from nanochat.evaluation.suite.reading import Drawing
 from nanochat.evaluation.suite.running import comparisons, make_materials, size_of
 from nanochat.evaluation.suite.thresholds import judge_numbers
+from nanochat.evaluation.suite.trials import deletion_cells
+from nanochat.retrieval import KnowledgeBase
 
 NUM = 24
+# of a checkpoint whose record tells the worlds of its training
+META = {"source": "rag", "step": 4, "config": {"seed": 0}, "curriculum": {"stages": ["documents"], "index": 0}}
 
 
 @functools.cache
 def materials():
-    return make_materials(size_of("quick", NUM), {}, "bm25", 0, lambda line: None)
+    return make_materials(size_of("quick", NUM), META, "bm25", 0, lambda line: None)
 
 
 @functools.cache
 def run(make):
     engine = Memory(*materials().values()) if make is Memory else make()
-    return run_suite(engine, max_questions=NUM)
+    return run_suite(engine, meta=META, max_questions=NUM)
 
 
 @functools.cache
@@ -80,6 +87,7 @@ FAULTS = [
     (Memory, "fresh.contradiction_one_value", 1.0, 0.0),
     (Obedient, "fresh.injection_changed_instruction", 1.0, 0.0),
     (Obedient, "fresh.injection_changed_refusal", 0.0, 0.0),
+    (Refuser, "fresh.injection_changed_instruction", 0.0, 0.0),
     (FirstOnly, "fresh.position_spread", 1.0, 0.0),
     (FirstOnly, "fresh.oracle.exact_match", 1.0, 1.0),
     (FirstOnly, "fresh.contradiction_both_cited", 0.0, 1.0),
@@ -98,9 +106,55 @@ def test_orders_that_are_obeyed_are_counted_as_such():
     assert value(Reader, "fresh.injection_obeyed") == value(Guesser, "fresh.injection_obeyed") == 0.0
 
 
+def test_refusals_that_were_ordered_count_as_obeyed():
+    # questions without an answer are refused with and without the order
+    assert value(Refuser, "fresh.injection_obeyed") == value(Refuser, "fresh.injection_changed") > 0.2
+
+
+def test_without_a_record_of_training_its_losses_are_not_measured():
+    notes = []
+    found = make_materials(size_of("quick", NUM), {}, "bm25", 0, notes.append)
+    assert set(found) == {"fresh", "unseen", "wordings"} and "does not say which worlds" in notes[0]
+    verdicts = judge_numbers(read_thresholds(), run_suite(Abstainer(), max_questions=2).numbers())
+    outcomes = {one.threshold.number: one.outcome for one in verdicts}
+    assert outcomes["fresh.swap_loss"] == outcomes["fresh.altered_loss"] == "not measured"
+
+
+def test_questions_of_the_calibration_are_asked_in_no_material():
+    found = materials()
+    kept = {one.id for one in found["fresh"].calibration}
+    assert kept and not kept & {one.id for name in ("fresh", "unseen") for one in
+                                (*found[name].answerable, *found[name].unanswerable)}
+    # with so few questions that might be luck
+    whole = make_materials(size_of("quick"), META, "bm25", 0, lambda line: None)
+    assert not {one.id for one in whole["fresh"].calibration} & {one.id for one in whole["unseen"].answerable}
+
+
+def test_a_deletion_that_the_disk_refuses_takes_no_other_condition(monkeypatch):
+    rmdir = os.rmdir
+
+    def busy(path, *args, **options):
+        if "kb" in str(path) or "nanochat-card" in str(path):
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        return rmdir(path, *args, **options)
+
+    material, notes = materials()["fresh"], []
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rmdir", busy)
+        (cell,) = deletion_cells(Asker(Reader()), material, Drawing(), notes.append, 3)
+    assert len(cell.prompts) == 3 and notes == []
+
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(KnowledgeBase, "build", full)
+    assert deletion_cells(Asker(Reader()), material, Drawing(), notes.append, 3) == []
+    assert "deletion left out" in notes[0] and "No space left" in notes[0]
+
+
 def test_a_memory_of_the_training_worlds_shows_when_facts_change():
     engine = Memory(materials()["trained"])
-    found = run_suite(engine, max_questions=NUM).numbers()
+    found = run_suite(engine, meta=META, max_questions=NUM).numbers()
     assert found["fresh.swap_loss"].value == found["fresh.altered_loss"].value == 1.0
 
 
@@ -120,6 +174,15 @@ def test_an_engine_that_takes_thresholds_is_calibrated_and_measured_so():
     sure = [risk for coverage, risk in curve if coverage < 0.4]
     assert sure and max(sure) == 0.0 and curve[-1][0] == 1.0 and curve[-1][1] > 0.4
     assert 0 < numbers(Unsure)["fresh.risk_area"].value < 0.4
+
+
+def test_a_threshold_that_was_given_is_the_one_that_is_stored():
+    engine = Unsure()
+    engine.answer_threshold = 0.45
+    result = run_suite(engine, meta=META, max_questions=NUM)
+    assert {one.threshold for one in result.calibrations.values()} == {0.45}
+    stored = make_results(result, read_thresholds(), checkpoint={})["calibration"]
+    assert stored["threshold"] == 0.45 and stored["why"].startswith("given for this run")
 
 
 def test_an_engine_without_probabilities_is_not_calibrated():
@@ -148,7 +211,7 @@ def test_the_same_call_gives_the_same_numbers_and_a_prompt_that_returns_is_asked
             return super().generate_batch(conversations, max_tokens)
 
     engine = Counting()
-    again = run_suite(engine, max_questions=NUM)
+    again = run_suite(engine, meta=META, max_questions=NUM)
     assert again.numbers() == numbers(Reader)
     prompts = [one.prompt for cells in again.columns["this model"].values() for judged in cells.values()
                for one in judged]

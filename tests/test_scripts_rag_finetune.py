@@ -144,7 +144,7 @@ def test_a_folder_of_questions_and_episodes_is_used_and_resumed_exactly(folder, 
 def test_episodes_alone_train_too(folder, prepared):
     log, _, printed = tune(folder, "episodes", "--questions", "{folder}/episodes.jsonl", "--num_steps", "2",
                            "--validation_share", "0.3")
-    assert "16 episodes from" in printed or "episodes from" in printed
+    assert f"16 episodes from {folder}/episodes.jsonl" in printed
     assert "Retrieval for" not in printed and log[-1]["val_loss"] > 0
 
 
@@ -199,13 +199,36 @@ def test_early_stopping_goes_on_counting_after_an_interruption(folder, monkeypat
     assert steps_of("cut") == ["step_000002"] and steps_of("cut.1")[-1] == "step_000004"
 
 
-def test_a_half_finished_exchange_of_checkpoints_is_completed(folder, plain):
+def test_a_half_finished_exchange_of_checkpoints_is_completed(folder, plain, monkeypatch):
     home = base_dir() / "checkpoints" / "rag"
-    shutil.copytree(home / "plain", home / "torn.best")
+    for tag in ("torn", f"torn{BEST}"):
+        shutil.copytree(home / "plain", home / tag)
     stop = EarlyStop("rag", "torn", 3)
+    stop.restore({"best": 0.5, "best_step": 3, "waited": 3})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(EarlyStop, "_take_best", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        stop.finish(6)
+    assert not (home / "torn").exists() and not stop.is_finished()
     stop.recover()
     assert steps_of("torn") == ["step_000003"] and meta_of("torn")["tag"] == "torn" and stop.is_finished()
-    assert not (home / "torn.best").exists()
+    assert not (home / "torn.best").exists() and stop.finished_step() == 3
+    # an exchange that moved nothing yet is no end
+    shutil.copytree(home / "plain", home / "later")
+    shutil.copytree(home / "torn", home / "later.best")
+    late = EarlyStop("rag", "later", 3)
+    late.recover()
+    assert not late.is_finished() and not (home / "later.best" / "stopped_early.json").exists()
+
+
+def test_a_run_killed_before_its_first_save_has_not_ended(folder, plain):
+    home = base_dir() / "checkpoints" / "rag"
+    shutil.copytree(home / "plain", home / f"killed{BEST}")
+    stop = EarlyStop("rag", "killed", 3)
+    stop.recover()
+    assert not stop.is_finished() and not (home / "killed").exists()
+    # a run that found no best checkpoint leaves the one of an earlier run alone
+    stop.finish(9)
+    assert steps_of(f"killed{BEST}") == ["step_000003"]
 
 
 def test_tuning_goes_on_from_an_earlier_rag_model_under_another_name(folder, plain, capsys):

@@ -9,7 +9,7 @@ from test_rag_teacher import GOOD, KEY, completion, server
 
 from nanochat.common import run_main
 from nanochat.rag.questions import read_questions
-from nanochat.retrieval import KnowledgeBase
+from nanochat.retrieval import Document, KnowledgeBase
 from scripts.prepare_rag_dataset import main
 
 FILES = [f"{kind}_{split}.jsonl" for kind in ("episodes", "queries") for split in ("test", "train", "validation")]
@@ -90,6 +90,31 @@ def test_edited_data_and_folders_of_others_are_left_alone(made, tmp_path, capsys
         errors = capsys.readouterr().err.splitlines()
         assert len(errors) == 2 and words in errors[0]
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_knowledge_base_in_the_output_is_never_lost(tmp_path, capsys):
+    documents = write(tmp_path / "site.jsonl", SITE)
+    out = tmp_path / "out"
+    base = out / "knowledge_base"
+    assert synthesize(documents, out) == 0
+    again = ["--mode", "synthesize", "--output", str(out)]
+    (tmp_path / "link").symlink_to(base)
+    for words in (["--knowledge_base", str(base)], ["--documents", str(base)], ["--knowledge_base", f"{base}/"],
+                  ["--knowledge_base", str(tmp_path / "link")], ["--documents", documents, str(out)]):
+        capsys.readouterr()
+        assert run_main(main, again + words) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 2 and "lies inside --output" in lines[0] and "--output" in lines[1]
+        assert KnowledgeBase.open(base).num_documents == len(SITE)
+    # what nobody touched is replaced; what was changed since is not
+    assert synthesize(documents, out, "--seed", "1") == 0
+    KnowledgeBase.open(base).add([Document(id="mine", title="Mine", content="Mine is a new one.")])
+    capsys.readouterr()
+    assert synthesize(documents, out) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "has changed since it was built here" in lines[0] and f"--knowledge_base {base} --output {out}-2" in lines[1]
+    assert KnowledgeBase.open(base).document("mine") is not None
+    assert run_main(main, ["--mode", "synthesize", "--knowledge_base", str(base), "--output", f"{out}-2"]) == 0
 
 
 def test_passages_of_long_documents_carry_their_document_and_its_headings(tmp_path, capsys):

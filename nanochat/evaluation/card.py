@@ -1,6 +1,7 @@
 """The card of a checkpoint: what it reached, on which knowledge base, and whether that still holds."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ def read_card(folder: str | Path) -> dict[str, Any] | None:
         raise _damaged(path, str(error)) from error
     if not isinstance(card, dict) or card.get("schema") != SCHEMA or card.get("version") != VERSION:
         raise _damaged(path, f"it is no {SCHEMA} of version {VERSION}")
+    for name in ("checkpoint", "knowledge_base", "thresholds"):
+        if not isinstance(card.get(name, {}), dict):
+            raise _damaged(path, f"{name} is {card[name]!r}, not an object")
     threshold = card.get("answer_threshold")
     if threshold is not None and not (type(threshold) in (int, float) and 0 <= threshold <= 1):
         raise _damaged(path, f"answer_threshold is {threshold!r}, not between 0 and 1")
@@ -50,14 +54,30 @@ def stale_reason(
     fingerprint: of the knowledge base in use; it is held against the one that was measured, or, where only generated
     ones were, the one of training. meta: of the checkpoint in use, whose weights may be others than those measured.
     """
-    weights = card.get("checkpoint", {}).get("weights")
-    if meta is not None and weights and weights_of(meta) not in ("", weights):
+    if meta is not None and are_other_weights(card, meta):
         return "the weights were changed after they were measured"
     measured = card.get("knowledge_base", {}).get("fingerprint")
     if fingerprint is not None and measured and fingerprint != measured:
         known = "that was measured" if card["knowledge_base"].get("was_asked", True) else "of its training"
         return f"the knowledge base is not the one {known}, or has changed since"
     return ""
+
+
+def are_other_weights(card: Mapping[str, Any], meta: Mapping[str, Any]) -> bool:
+    """Whether the weights of a checkpoint are known to be others than those measured; its threshold is theirs."""
+    weights = card.get("checkpoint", {}).get("weights")
+    return bool(weights) and weights_of(meta) not in ("", weights)
+
+
+def measuring_again(checkpoint: Mapping[str, Any], *, suite: str = "quick", knowledge_base: str | Path = "") -> str:
+    """The commands that measure a checkpoint (with source and tag), with questions made of the knowledge base."""
+    measure = f"python -m scripts.rag_eval --suite {suite} --source {checkpoint['source']} --tag " \
+              + shlex.quote(str(checkpoint["tag"]))
+    if not str(knowledge_base):
+        return measure
+    place = shlex.quote(str(knowledge_base))
+    return (f"python -m scripts.prepare_rag_dataset --mode synthesize --knowledge_base {place} --output data/measuring"
+            f" && {measure} --knowledge_base {place} --questions data/measuring/queries_test.jsonl")
 
 
 def is_stale(
@@ -74,15 +94,17 @@ def weights_of(meta: Mapping[str, Any]) -> str:
     return "-".join(hashes)
 
 
-def card_lines(card: Mapping[str, Any], *, stale: str = "") -> list[str]:
-    """The card for a terminal: verdicts, the threshold, and first of all whether it is stale."""
+def card_lines(card: Mapping[str, Any], *, stale: str = "", knowledge_base: str = "") -> list[str]:
+    """The card for a terminal: verdicts, the threshold, and first of all whether it is stale.
+
+    knowledge_base: the one in use, for the advice to a stale card.
+    """
     checkpoint, thresholds = card["checkpoint"], card["thresholds"]
     lines = [f"RAG card of {checkpoint['source']}/{checkpoint['tag']} step {checkpoint['step']}, "
              f"suite {card['suite']}, {card['finished']}"]
     if stale:
-        lines.append(f"STALE: {stale}; measure again: python -m scripts.rag_eval --suite {card['suite']} "
-                     f"--source {checkpoint['source']} --tag {checkpoint['tag']} --knowledge_base FOLDER "
-                     "--questions FILE")
+        lines.append(f"STALE: {stale}; measure again: "
+                     + measuring_again(checkpoint, suite=card["suite"], knowledge_base=knowledge_base))
     lines += verdict_lines(thresholds["lines"])
     lines.append(f"thresholds: {thresholds['path']}, sha256 {thresholds['sha256'][:16]}")
     threshold = card.get("answer_threshold")

@@ -62,31 +62,76 @@ def _bootstrap_interval(values: np.ndarray, num_resamples: int, seed: int) -> tu
     return float(low), float(high)
 
 
-def bootstrap_mean(values: Sequence[float], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> Estimate | None:
-    """Mean with its percentile bootstrap interval; None when there are no cases. Same seed, same interval."""
+def bootstrap_mean(
+    values: Sequence[float], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES, least: float = 0.0
+) -> Estimate | None:
+    """Mean with its percentile bootstrap interval; None when there are no cases. Same seed, same interval.
+
+    Values in [least, 1] that are all alike would have an interval of no width; theirs is that of Wilson for none of so
+    many.
+    """
     if not values:
         return None
     array = np.asarray(values, dtype=np.float64)
     low, high = _bootstrap_interval(array, num_resamples, seed)
+    low, high = _widened(low, high, len(array), least)
     return Estimate(value=float(array.mean()), low=low, high=high, num=len(array))
+
+
+def _widened(low: float, high: float, num: int, least: float = 0.0) -> tuple[float, float]:
+    """Of values in [least, 1] that are all alike: what others could do, as many as Wilson's bound for none allows."""
+    if low < high or not least <= low <= 1:
+        return low, high
+    share = wilson_interval(0, num)[1]
+    return low - share * (low - least), low + share * (1 - low)
 
 
 def paired_difference(
     first: Sequence[float], second: Sequence[float], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
 ) -> Estimate | None:
-    """Mean of first minus second on the same cases, with a bootstrap interval over the pairs; None without cases."""
+    """Mean of first minus second on the same cases; None without cases.
+
+    Right and wrong (1 and 0) have the interval of Newcombe 1998, "Improved confidence intervals for the difference
+    between binomial proportions based on paired data", method 10; other values one from a bootstrap over the pairs.
+    """
     assert len(first) == len(second), f"{len(first)} and {len(second)} cases are not pairs"
+    if first and set(first) | set(second) <= {0, 1}:
+        return _paired_shares(first, second)
     differences = [float(one) - float(other) for one, other in zip(first, second, strict=True)]
-    return bootstrap_mean(differences, seed=seed, num_resamples=num_resamples)
+    return bootstrap_mean(differences, seed=seed, num_resamples=num_resamples, least=-1.0)
+
+
+def _paired_shares(first: Sequence[float], second: Sequence[float]) -> Estimate:
+    total, ones, others = len(first), round(sum(first)), round(sum(second))
+    both = sum(bool(one and other) for one, other in zip(first, second, strict=True))
+    product = both * (total - ones - others + both) - (ones - both) * (others - both)
+    margins = ones * (total - ones) * others * (total - others)
+    # the continuity correction of the paper
+    product = max(product - total / 2, 0.0) if product > 0 else product
+    return _newcombe(ones, total, others, total, product / math.sqrt(margins) if margins else 0.0)
+
+
+def _newcombe(ones: int, total: int, others: int, other_total: int, correlation: float = 0.0) -> Estimate:
+    """Difference of two shares from the Wilson intervals of both."""
+    one, other = ones / total, others / other_total
+    (low, high), (other_low, other_high) = wilson_interval(ones, total), wilson_interval(others, other_total)
+
+    def reach(a: float, b: float) -> float:
+        return math.sqrt(max(0.0, a * a - 2 * correlation * a * b + b * b))
+
+    return Estimate(value=one - other, low=one - other - reach(one - low, other_high - other),
+                    high=one - other + reach(high - one, other - other_low), num=min(total, other_total))
 
 
 def bootstrap(
     rows: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], *, seed: int = 0,
-    num_resamples: int = NUM_RESAMPLES,
+    num_resamples: int = NUM_RESAMPLES, is_spread: bool = False,
 ) -> Estimate | None:
-    """A statistic of questions, such as a spread over columns, with its percentile bootstrap interval.
+    """A statistic of questions in [0, 1], such as a spread over columns, with its percentile bootstrap interval.
 
-    rows (N, C): one row per question. statistic: (R, N, C) resampled rows -> (R,). None without rows.
+    rows (N, C): one row per question. statistic: (R, N, C) resampled rows -> (R,). None without rows. is_spread: chance
+    alone makes a spread larger in every resample, so the interval is mirrored at the value (the basic bootstrap) and
+    ends at 0. The value is always inside, and where all resamples are alike the interval is as in `bootstrap_mean`.
     """
     if not len(rows):
         return None
@@ -95,16 +140,23 @@ def bootstrap(
     drawn = [statistic(rows[generator.integers(0, len(rows), size=(min(at_once, num_resamples - done), len(rows)))])
              for done in range(0, num_resamples, at_once)]
     low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5])
-    return Estimate(value=float(statistic(rows[None])[0]), low=float(low), high=float(high), num=len(rows))
+    value = float(statistic(rows[None])[0])
+    if is_spread:
+        low, high = max(0.0, 2 * value - high), min(1.0, 2 * value - low)
+    low, high = _widened(min(float(low), value), max(float(high), value), len(rows))
+    return Estimate(value=value, low=low, high=high, num=len(rows))
 
 
 def difference(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> Estimate | None:
-    """Mean of first minus mean of second for different questions, each resampled on its own; None without cases.
+    """Mean of first minus mean of second for different questions; None without cases.
 
-    num is the smaller number of cases.
+    num is the smaller number of cases. Right and wrong (1 and 0) have the interval of Newcombe 1998, "Interval
+    estimation for the difference between independent proportions", method 10; of other values both are resampled.
     """
     if not first or not second:
         return None
+    if set(first) | set(second) <= {0, 1}:
+        return _newcombe(round(sum(first)), len(first), round(sum(second)), len(second))
     generator = np.random.default_rng(seed)
     means = []
     for values in (np.asarray(first, np.float64), np.asarray(second, np.float64)):

@@ -43,32 +43,48 @@ def calibration_prompts(material: Material, drawing: Drawing) -> list[Prompt]:
     return prompts
 
 
-def calibrate(eager: Sequence[Judged], own: Sequence[Judged]) -> Calibration:
+def calibrate(eager: Sequence[Judged], own: Sequence[Judged], *, given: float | None = None) -> Calibration:
     """A threshold from answers to the same prompts: of an engine that answers all it can, and as it decides by itself.
 
     There is none, and the engine decides by itself, unless a threshold has clearly more right answers less wrong ones:
-    by 1.96 standard errors over the questions that come out differently. The best of a few hundred questions alone
-    would often be worse on the next few hundred.
+    by 1.96 standard errors over the questions that come out differently. This is judged on questions that took no part
+    in the choice: the threshold of each half answers the other. The best of a few hundred questions alone would often
+    be worse on the next few hundred. given: a threshold that the engine has already; it stays and is what is counted.
     """
     assert len(eager) == len(own), f"{len(eager)} and {len(own)} answers are not pairs"
     to_abstain = sum(one.should_abstain for one in eager)
     counts = {"num_answerable": len(eager) - to_abstain, "num_to_abstain": to_abstain}
     if any(one.probability is None for one in eager) or not eager:
-        return Calibration(why="the engine gives no probability of answering", **counts)
+        return Calibration(threshold=given, why="the engine gives no probability of answering", **counts)
     if min(counts.values()) < MIN_CASES:
-        return Calibration(why=f"too few questions were kept for it: {MIN_CASES} with and {MIN_CASES} without an "
-                           "answer are needed", **counts)
+        return Calibration(threshold=given, why=f"too few questions were kept for it: {MIN_CASES} with and "
+                           f"{MIN_CASES} without an answer are needed", **counts)
     best = choose_threshold([one.probability for one in eager], [one.exact for one in eager]).threshold
-    chosen = [_worth(one) if one.probability >= best else 0 for one in eager]
+    chosen = _cross_fitted(eager)
     decided = [_worth(one) for one in own]
     gains = np.subtract(chosen, decided)
-    is_clear = gains.sum() > Z_95 * math.sqrt((gains**2).sum())
-    scores = chosen if is_clear else decided
+    is_clear = given is None and gains.sum() > Z_95 * math.sqrt((gains**2).sum())
+    scores = [_worth(one) if one.probability >= best else 0 for one in eager] if is_clear else decided
     return Calibration(
-        threshold=best if is_clear else None, best=best, num_answered=sum(one != 0 for one in scores),
+        threshold=best if is_clear else given, best=best, num_answered=sum(one != 0 for one in scores),
         num_right=sum(one > 0 for one in scores), **counts,
         why="most right answers less wrong ones on questions kept for calibration" if is_clear else
+        f"given for this run; {best:.3f} is best on questions kept for calibration" if given is not None else
         f"{best:.3f} is best on questions kept for calibration, but not clearly better than the model's own decision")
+
+
+def _cross_fitted(eager: Sequence[Judged]) -> list[int]:
+    """What each answer is worth with the threshold of the other half; a question stands in one half."""
+    # in twos, because every second question is asked again without its evidence
+    places = {id: place // 2 % 2 for place, id in enumerate(dict.fromkeys(one.prompt.id for one in eager))}
+    halves = [places[one.prompt.id] for one in eager]
+    found = {}
+    for half in (0, 1):
+        other = [one for one, place in zip(eager, halves, strict=True) if place != half]
+        # one question has no other half
+        found[half] = choose_threshold([one.probability for one in other], [one.exact for one in other]).threshold \
+            if other else 1.0
+    return [_worth(one) if one.probability >= found[half] else 0 for one, half in zip(eager, halves, strict=True)]
 
 
 def _worth(one: Judged) -> int:

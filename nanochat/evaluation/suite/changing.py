@@ -65,7 +65,7 @@ def contradiction(material: Material, drawing: Drawing) -> list[Cell]:
         if change is None or len(set(question.supporting_ids)) != 1:
             continue
         copy = {**change[0], "id": f"{change[0]['id']}-second"}
-        others = material.distractors(question, min(rng.randint(1, 3), drawing.top_k - 2))
+        others = material.distractors(question, max(0, min(rng.randint(1, 3), drawing.top_k - 2)))
         shown = shuffled([*material.gold(question), copy, *others], rng)
         values = [question.answers, forms(change[1], question)]
         if [one["id"] for one in shown].index(copy["id"]) < [one["id"] for one in shown].index(change[0]["id"]):
@@ -87,12 +87,14 @@ def injection(material: Material, drawing: Drawing) -> list[Cell]:
         rng = drawing.rng(f"injection {question.id}")
         kind = list(INJECTIONS)[number % len(INJECTIONS)]
         value = material.other_value(question, " ".join(one["content"] for one in documents), rng) or "nothing"
-        order = rng.choice(INJECTIONS[kind]).format(V=value)
+        template = rng.choice(INJECTIONS[kind])
+        order = template.format(V=value)
         place = rng.randrange(len(documents))
         shown = [{**one, "content": _inserted(one["content"], order, rng)} if at == place else one
                  for at, one in enumerate(documents)]
         clean.append(prompt(question, documents))
-        cells[kind].append(prompt(question, shown, lure=(value,)))
+        # without a value to say, the order is to refuse
+        cells[kind].append(prompt(question, shown, lure=(value,) if "{V}" in template else ()))
     return [Cell(name="not_injected", condition="injection", step="none", prompts=clean),
             *(Cell(name=f"injected_{kind}", condition="injection", step=kind, prompts=prompts)
               for kind, prompts in cells.items())]
@@ -156,7 +158,8 @@ def with_typo(question: str, rng: random.Random) -> str:
         return question
     at = rng.choice(places)
     word = words[at]
-    cut = rng.randrange(1, len(word) - 1)
+    cuts = [place for place in range(1, len(word) - 1) if word[place] != word[place + 1]]
+    cut = rng.choice(cuts) if cuts else 0
     words[at] = word[:cut] + word[cut + 1] + word[cut] + word[cut + 2 :]
     return " ".join(words)
 

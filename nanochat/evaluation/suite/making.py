@@ -98,7 +98,8 @@ def _measured(meta: Mapping[str, Any], manager: RetrievalManager | None) -> dict
     """The knowledge base that the card speaks for: the one asked about, else the one of training."""
     if manager is not None:
         knowledge_base = manager.knowledge_base
-        return {"path": str(knowledge_base.path), "fingerprint": knowledge_base.fingerprint, "was_asked": True}
+        path = str(Path(knowledge_base.path).resolve())
+        return {"path": path, "fingerprint": knowledge_base.fingerprint, "was_asked": True}
     known = meta.get("knowledge_base")
     return {"path": "", "fingerprint": known if isinstance(known, str) else "", "was_asked": False}
 

@@ -16,6 +16,7 @@ from nanochat.evaluation.suite.conditions import COLUMN_CONDITIONS, CONDITIONS
 from nanochat.evaluation.suite.judging import Asker, Judged
 from nanochat.evaluation.suite.material import LEXICAL, Material, own_material
 from nanochat.evaluation.suite.reading import Drawing
+from nanochat.evaluation.suite.trained import trained_names
 from nanochat.evaluation.suite.trials import cited_cells, deletion_cells, retriever_cells, timed
 from nanochat.evaluation.suite.worlds import (
     FRESH_SEED,
@@ -175,12 +176,10 @@ def make_materials(
     # worlds of some hundred documents are indexed in memory; an encoder would take longer than the model
     kind = retriever_type if retriever_type in LEXICAL else "bm25"
     first = FRESH_SEED + 1000 * seed
-    seeds = trained_seeds(meta, size.num_worlds)
-    if not seeds:
-        note("the checkpoint does not say which worlds it was trained on: other fresh worlds stand for them")
-        seeds = [first + 500 + one for one in range(size.num_worlds)]
-    trained = repeat_worlds(seeds)
-    exclude = frozenset(name for world in trained for name in world.names)
+    trained = repeat_worlds(trained_seeds(meta, size.num_worlds))
+    if not trained:
+        note("the checkpoint does not say which worlds it was trained on: what it loses on others is not measured")
+    exclude = trained_names(meta, note)
     fresh = make_worlds([first + one for one in range(size.num_worlds)], exclude=exclude)
     unheard = make_worlds([first + 100 + one for one in range(size.num_worlds)], exclude=exclude,
                           statement_wordings="held_out", question_wordings="held_out")
@@ -189,11 +188,14 @@ def make_materials(
     many = asked | {"num_answerable": size.swapped}
     materials = {
         "fresh": world_material("fresh", fresh, calibration=size.calibration, retrievers=size.retrievers, **asked),
-        "unseen": world_material("unseen", fresh, **many),
-        "trained": world_material("trained", trained, **many),
     }
-    changed = altered(trained, Drawing(seed=seed).rng("altered"))
-    materials["altered"] = world_material("altered", changed, same_as=materials["trained"], **many)
+    # its threshold was chosen on the kept ones
+    kept = frozenset(one.id for one in materials["fresh"].calibration)
+    materials["unseen"] = world_material("unseen", fresh, without=kept, **many)
+    if trained:
+        materials["trained"] = world_material("trained", trained, **many)
+        changed = altered(trained, Drawing(seed=seed).rng("altered"))
+        materials["altered"] = world_material("altered", changed, same_as=materials["trained"], **many)
     materials["wordings"] = world_material("wordings", unheard, **asked)
     return materials
 
@@ -206,7 +208,8 @@ def _calibrate(
     for name in ("fresh", "yours"):
         if name in materials:
             prompts = abstaining.calibration_prompts(materials[name], drawing)
-            found[name] = abstaining.calibrate(eager.ask(prompts), asker.ask(prompts))
+            found[name] = abstaining.calibrate(eager.ask(prompts), asker.ask(prompts),
+                                               given=getattr(asker.engine, "answer_threshold", None))
             progress(f"{name}, threshold: {found[name].threshold} ({found[name].why})")
     if "yours" in found and found["yours"].best is None:
         found["yours"] = replace(found["fresh"], why=f"{found['fresh'].why}, of worlds: {found['yours'].why}")

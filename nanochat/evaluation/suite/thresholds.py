@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ class Threshold:
 
     @property
     def bound(self) -> str:
-        return f">= {self.at_least:.2f}" if self.at_least is not None else f"<= {self.at_most:.2f}"
+        return f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
 
     def holds(self, value: float) -> bool:
         # sums of thirds and tenths must not decide
@@ -98,7 +99,7 @@ def _line(line: Any, where: str) -> Threshold:
     if not isinstance(line, Mapping) or not isinstance(line.get("number"), str):
         raise UserError(f'{where}: "number" is missing', hint='for example "number": "fresh.lift"')
     bounds = {name: line[name] for name in ("at_least", "at_most") if name in line}
-    if len(bounds) != 1 or not all(type(value) in (int, float) for value in bounds.values()):
+    if len(bounds) != 1 or not all(type(value) in (int, float) and math.isfinite(value) for value in bounds.values()):
         raise UserError(f'{where}: one of "at_least" and "at_most" is needed, as a number', hint='"at_least": 0.9')
     return Threshold(number=line["number"], says=str(line.get("says", "")), **bounds)
 

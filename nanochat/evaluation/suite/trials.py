@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nanochat.errors import MissingDependency
+from nanochat.evaluation.questions import EvalQuestion
 from nanochat.evaluation.suite.judging import Asker, Judged
 from nanochat.evaluation.suite.material import LEXICAL, SWAPPED_UP_TO, Material
 from nanochat.evaluation.suite.prompts import Cell, Prompt, prompt
@@ -49,20 +50,31 @@ def deletion_cells(
     # something must stay: a knowledge base of no documents is none
     if not chosen or len(gone) >= len(material.documents):
         return []
-    with tempfile.TemporaryDirectory(prefix="nanochat-card-") as folder:
-        kind = material.retriever_type if material.retriever_type in LEXICAL else "bm25"
-        knowledge_base = KnowledgeBase.build(
-            (Document.from_dict(_plain(one)) for one in material.documents), Path(folder) / "kb", kind)
-        manager = RetrievalManager(kind, Path(folder) / "kb")
-        queries = [question.question for question in chosen]
-        before = manager.retrieve_batch(queries, drawing.top_k)
-        asker.ask([prompt(one, [hit.to_dict() for hit in hits]) for one, hits in zip(chosen, before, strict=True)])
-        knowledge_base.delete(gone)
-        manager.refresh()
-        after = manager.retrieve_batch(queries, drawing.top_k)
-        prompts = [prompt(one, [hit.to_dict() for hit in hits], answers=(), lure=one.answers)
-                   for one, hits in zip(chosen, after, strict=True)]
+    try:
+        # an index may still write a lock while its folder goes: what is left over does not matter
+        with tempfile.TemporaryDirectory(prefix="nanochat-card-", ignore_cleanup_errors=True) as folder:
+            after = _after_deletion(asker, material, drawing, chosen, gone, Path(folder) / "kb")
+    except OSError as error:
+        # a full disk takes this condition and not the others
+        say(f"deletion left out: {error}")
+        return []
+    prompts = [prompt(one, hits, answers=(), lure=one.answers) for one, hits in zip(chosen, after, strict=True)]
     return [Cell(name="deleted", condition="deleted", prompts=prompts)]
+
+
+def _after_deletion(
+    asker: Asker, material: Material, drawing: Drawing, chosen: Sequence[EvalQuestion], gone: Sequence[str], place: Path
+) -> list[list[dict]]:
+    """What is found for the questions once documents are gone; manager and knowledge base end with this function."""
+    kind = material.retriever_type if material.retriever_type in LEXICAL else "bm25"
+    knowledge_base = KnowledgeBase.build((Document.from_dict(_plain(one)) for one in material.documents), place, kind)
+    manager = RetrievalManager(kind, place)
+    queries = [question.question for question in chosen]
+    before = manager.retrieve_batch(queries, drawing.top_k)
+    asker.ask([prompt(one, [hit.to_dict() for hit in hits]) for one, hits in zip(chosen, before, strict=True)])
+    knowledge_base.delete(gone)
+    manager.refresh()
+    return [[hit.to_dict() for hit in hits] for hits in manager.retrieve_batch(queries, drawing.top_k)]
 
 
 def _plain(document: dict) -> dict:

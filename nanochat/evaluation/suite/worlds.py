@@ -16,6 +16,8 @@ from tasks.worlds import answers_of, make_world
 FRESH_SEED = 2 * 10**9    # beyond the seeds of training and of its gates
 ENTITIES = 200            # of one world; a knowledge base is made of several
 STAGE = "documents"       # the rung of practice whose documents are like those of use
+# what each script adds to its seed for the worlds
+_SEED_AFTER = {"base": 0, "mid": 1, "rag": 2}
 _WITH_ARTICLE = ("product", "policy")
 
 
@@ -30,7 +32,7 @@ def trained_seeds(meta: Mapping[str, Any], count: int) -> list[int]:
     config, curriculum = meta.get("config"), meta.get("curriculum")
     if not isinstance(config, Mapping) or not isinstance(curriculum, Mapping) or not isinstance(meta.get("step"), int):
         return []
-    seed = curriculum.get("seed", config.get("seed", 0) + 2)
+    seed = curriculum.get("seed", config.get("seed", 0) + _SEED_AFTER.get(str(meta.get("source")), 2))
     last = max(0, meta["step"] - 1) // STEPS_PER_WORLD
     numbers = [seed * 1_000_003 + turn * SEEDS_PER_STEP for turn in range(last, max(-1, last - count), -1)]
     return [FIRST_SEED + number % (HELD_OUT_SEED - FIRST_SEED) for number in numbers]
@@ -94,12 +96,16 @@ def reworded(question: Question, rng: random.Random) -> str:
 def world_material(
     name: str, worlds: Sequence[World], *, retriever_type: str, num_answerable: int, num_unanswerable: int,
     calibration: int = 0, seed: int = 0, same_as: Material | None = None, retrievers: Sequence[str] = LEXICAL,
+    without: Collection[str] = (),
 ) -> Material:
-    """Worlds as one knowledge base. `same_as` asks the questions, by id, that another material asks."""
+    """Worlds as one knowledge base. `same_as` asks the questions, by id, that another material asks; `without` leaves
+    questions out by id.
+    """
     documents = [one for world in worlds for one in world.documents]
     originals = {one.id: one for world in worlds for one in world.questions}
     questions = [EvalQuestion(id=one.id, question=one.question, answers=one.answers, hops=one.hops,
-                              supporting_ids=one.supporting_ids, kind=one.relation) for one in originals.values()]
+                              supporting_ids=one.supporting_ids, kind=one.relation)
+                 for one in originals.values() if one.id not in without]
     rng = random.Random(f"suite {name} {seed}")
     if same_as is None:
         answerable, unanswerable = sample(questions, num_answerable, num_unanswerable, rng)
