@@ -123,7 +123,7 @@ def main(argv: list[str]) -> int:
     _say_what_was_left_out(result, row_len)
     shutdown_distributed()
     if config.eval_suite != "none" and rank() == 0:
-        _make_card(config, manager, held_out.validation_questions, device)
+        _make_card(config, manager_held_out, held_out.validation_questions, device)
     print0(f"Next: python -m scripts.chat_cli --knowledge_base {config.knowledge_base} --tag {config.tag}")
     return 0
 

@@ -9,7 +9,7 @@ import pytest
 
 from nanochat.evaluation import EvalQuestion
 from nanochat.evaluation.statistics import bootstrap, difference, holm, mcnemar
-from nanochat.evaluation.suite.abstaining import calibrate, risk_curve
+from nanochat.evaluation.suite.abstaining import calibrate, risk_area, risk_curve
 from nanochat.evaluation.suite.changing import (
     INJECTIONS,
     changed_evidence,
@@ -258,6 +258,9 @@ def test_calibration_needs_both_sorts_and_separates_them():
     curve = risk_curve([*bad, *good])
     assert curve[0] == (1 / 40, 0.0) and curve[-1] == (1.0, 0.5)
     assert max(risk for coverage, risk in curve if coverage <= 0.5) == 0.0
+    # answers of one certainty are ranked by chance, whichever come first
+    even = [[replace(one, probability=1.0) for one in order] for order in ([*good, *bad], [*bad, *good])]
+    assert all(abs(risk_area(judged).value - 0.5) < 0.2 for judged in even)
 
 
 def test_a_threshold_that_is_only_chance_is_not_put_in_force():

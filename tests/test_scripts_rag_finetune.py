@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from nanochat.chat_format import render
 from nanochat.common import base_dir, run_main, write_jsonl
+from nanochat.retrieval import Document, KnowledgeBase
 from nanochat.tokenizer import Tokenizer
 from scripts import rag_finetune
 from scripts.early_stop import BEST, EarlyStop
@@ -149,8 +150,6 @@ def test_episodes_alone_train_too(folder, prepared):
 
 
 def test_validation_on_a_knowledge_base_of_its_own(folder, prepared):
-    from nanochat.retrieval import Document, KnowledgeBase
-
     KnowledgeBase.build([Document(id="other", title="Quern", content="Quern weighs 12.")], folder / "other", "simple")
     write_jsonl(folder / "other.jsonl", [{"id": "o", "question": "What does Quern weigh?", "answers": ["12"],
                                           "supporting_ids": ["other"]}])
@@ -255,6 +254,14 @@ def test_the_card_is_made_of_the_best_checkpoint_with_the_questions_kept_back(fo
     assert settings["knowledge_base"].knowledge_base.fingerprint == meta["knowledge_base"]
     assert settings["top_k"] == 4 and len(settings["questions"]) == 2 and settings["questions"][0].supporting_ids
     assert "verdict: fine" in printed and "wrote card.html" in printed
+    KnowledgeBase.build([Document(id="q", title="Quern", content="Quern weighs 12.")], folder / "querns", "simple")
+    write_jsonl(folder / "querns.jsonl", [{"id": "o", "question": "What does Quern weigh?", "answers": ["12"],
+                                           "supporting_ids": ["q"]}])
+    made.clear()
+    tune(folder, "elsewhere", "--num_steps", "1", "--eval_suite", "quick", "--validation_questions",
+         "{folder}/querns.jsonl", "--validation_knowledge_base", "{folder}/querns")
+    # questions are asked of the documents that they are about
+    assert [document.id for document in made[0][1]["knowledge_base"].knowledge_base.documents] == ["q"]
     assert not made.clear() and "Making the card" not in tune(folder, "uncarded", "--num_steps", "1")[2] and not made
 
 

@@ -113,10 +113,14 @@ class _Text:
     def best(self, finds: Iterable[tuple[int, int]], asked: frozenset[str]) -> tuple[int, int] | None:
         """Of some places the one in the sentence with the most words of the question, then the first."""
         chosen, most = None, -1
+        known: dict[tuple[int, int], int] = {}  # a text without full stops is one sentence, looked at once
         for number, (start, end) in enumerate(finds):
             if number == MAX_FINDS:
                 break
-            shared = self._shared(*self._sentence(start, end), asked)
+            span = self._sentence(start, end)
+            if span not in known:
+                known[span] = self._shared(*span, asked)
+            shared = known[span]
             if shared > most:
                 chosen, most = (start, end), shared
             if most == len(asked):

@@ -1,6 +1,7 @@
 """When to answer: a threshold chosen on questions kept for it, and how the risk grows with what is answered."""
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,4 +125,7 @@ def risk_area(judged: Sequence[Judged]) -> Estimate | None:
 def _by_certainty(judged: Sequence[Judged]) -> list[Judged]:
     if any(one.probability is None for one in judged):
         return []
-    return sorted((one for one in judged if not one.abstained), key=lambda one: -one.probability)
+    answered = [one for one in judged if not one.abstained]
+    # answers of equal certainty in an order that knows nothing of them
+    random.Random(0).shuffle(answered)
+    return sorted(answered, key=lambda one: -one.probability)

@@ -37,7 +37,7 @@ class Material:
     calibration: Sequence[EvalQuestion] = ()
     is_world: bool = False                 # kinds of questions are relations, whose values can stand in for each other
     fingerprint: str = ""
-    depth: int = 16                        # documents ranked for each question
+    depth: int = 40                        # documents ranked for each question: slots, and some to leave out
 
     def __post_init__(self) -> None:
         self.by_id = {str(one["id"]): one for one in self.documents}
