@@ -30,10 +30,10 @@ class Absent:
                 self._templates[_family(question)].append(template)
 
     def entity(self, question: Record, hits: Sequence[int], rng: random.Random) -> Record | None:
-        """The question about another thing, of which its document and all hits say nothing; None without a name.
+        """The question about another thing, of which no document says anything; None without a name.
 
         Of a name of several words one is replaced by a word of another name, so that it looks like any other. A name of
-        one word becomes another name of the documents, or, half of the time, an invented one.
+        one word becomes an invented one.
         """
         subject = question.get("subject", "")
         if not subject or subject not in question["question"]:
@@ -41,9 +41,8 @@ class Absent:
         for _ in range(TRIES):
             other = self._other_name(subject, rng)
             asked = question["question"].replace(subject, other)
-            # a name that no document has; or one that none of those has that could be about the same
-            if other != subject and subject not in asked and not (
-                    set(self.library.holders(other)) & {self.library.position_of[question["answer_id"]], *hits}):
+            # a search for the new question finds whatever document has the name, and that might answer
+            if other != subject and subject not in asked and not self.library.holders(other):
                 return _unanswerable(question, asked, "entity_absent", other)
         return None
 
