@@ -22,7 +22,7 @@ from nanochat.common import base_dir, print0, run_main, write_json, write_jsonl
 from nanochat.config import load_config
 from nanochat.errors import UserError
 
-MODEL = ("--block_pattern T,M,T,M,T --n_embd 256 --n_head 8 --n_kv_head 8 --mlp_hidden 512 --attention_conv 4 "
+MODEL = ("--block_pattern T,M,T,M,T --n_embd 128 --n_head 4 --n_kv_head 4 --mlp_hidden 256 --attention_conv 4 "
          "--d_state 32 --headdim 32 --chunk_size 32").split()
 ROW = "1024"
 TESTS = ("squad", "fairytaleqa", "medquad")
@@ -33,9 +33,9 @@ class RealTextConfig:
     data: str = "../shared/data"      # folder with squad, fairytaleqa and medquad
     output: str = "data/real_text"    # working folder
     vocab_size: int = 6144            # ids of the tokenizer
-    mid_steps: int = 500              # most steps of recalling and first reading
-    rag_steps: int = 1200             # steps of RAG fine-tuning, and of the sham
-    max_questions: int = 1000         # of each test set
+    mid_steps: int = 900              # most steps of recalling and first reading
+    rag_steps: int = 1400             # steps of RAG fine-tuning, and of the sham
+    max_questions: int = 500          # of each test set
     only: str = ""                    # "train" or "test"; empty: both
     with_sham: bool = True            # train and test the sham, too
     results: str = "bench/results/real_text.json"  # where the numbers go

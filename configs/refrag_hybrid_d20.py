@@ -1,4 +1,4 @@
-"""Multi-hop training of the 20-layer hybrid. Give --knowledge_base on the command line."""
+"""REFRAG of the 20-layer hybrid. Give --knowledge_base on the command line."""
 
 source = "mid"
 retriever_type = "simple"
@@ -7,4 +7,5 @@ top_k_per_hop = 3
 use_rewards = True
 device_batch_size = 2
 max_seq_len = 4096
+rl_lr_frac = 0.005
 run = "refrag_hybrid_d20"

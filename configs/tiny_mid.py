@@ -1,6 +1,6 @@
 """Recalling facts, then answering from lists of them. Each stage ends when its gate is passed."""
 
-stages = "recall,keys,facts"
+stages = "recall,keys,names,facts"
 num_steps = 1000
 device_batch_size = 20
 max_seq_len = 512

@@ -53,7 +53,8 @@ COMMANDS = {
     "mid train": Command("scripts.mid_train", "continue on conversations and reading tasks"),
     "rag finetune": Command("scripts.rag_finetune", "fine-tune a model on a knowledge base"),
     "rag eval": Command("scripts.rag_eval", "measure answers with, without and with wrong documents"),
-    "refrag finetune": Command("scripts.refrag_finetune", "train several hops of retrieval"),
+    "refrag finetune": Command("scripts.refrag_finetune", "train a model to search several times per question"),
+    "refrag replay": Command("scripts.refrag_replay", "logged episodes of training with rewards, step by step"),
     "export": Command("scripts.export", "write a model as a folder for transformers, vLLM and llama.cpp"),
     "chat": Command("scripts.chat_cli", "ask questions; answers come with their sources"),
 }

@@ -24,8 +24,9 @@ def check_conversation(conversation: Mapping[str, Any]) -> None:
 
     Legal is an optional system message, then turns of user and assistant, each with at most one retrieval message
     before or after its user message. The last assistant message may be missing: that is a prompt. `citations` are
-    positions, from 0, among all documents shown so far; so is `closest`, which an abstention may have. Other keys,
-    `reference` among them, are left alone.
+    positions, from 0, among all documents shown so far; so is `closest`, which an abstention may have. A hop may be
+    `"supervised": false` (a query not to be learnt) and an answer behind hops `"forced": true` (nobody decided that the
+    search ends); both may carry `ids`, what a model wrote for them. Other keys, `reference` among them, are left alone.
     """
     messages = conversation.get("messages") if isinstance(conversation, Mapping) else None
     if not _is_list(messages):
@@ -83,13 +84,16 @@ def _check_content(message: Mapping[str, Any], *, where: str) -> None:
         raise ConversationError(f"{where}: 'content' is {content!r:.60}, expected text", hint='"content": "..."')
     if message["role"] == "user" and not content.strip():
         raise ConversationError(f"{where}: 'content' is empty", hint="a user message asks something")
-    if message["role"] == "assistant" and not content.strip() and not message.get("abstain"):
+    if message["role"] == "assistant":
+        _check_bool(message, "forced", where=where)
+        _check_ids(message, where=where)
+    # an answer that was cut before its text has ids only
+    if message["role"] == "assistant" and not content.strip() and not (message.get("abstain") or message.get("ids")):
         raise ConversationError(f"{where}: 'content' is empty", hint='give an answer, or "abstain": true')
 
 
 def _check_citations(message: Mapping[str, Any], num_documents: int, *, where: str) -> None:
-    if not isinstance(message.get("abstain", False), bool):
-        raise ConversationError(f"{where}: 'abstain' is {message['abstain']!r}, expected true or false")
+    _check_bool(message, "abstain", where=where)
     for key in ("citations", "closest"):
         slots = message.get(key, ())
         if not _is_list(slots) or any(type(i) is not int for i in slots):
@@ -125,7 +129,21 @@ def _check_hop(hop: Any, number: int, *, where: str) -> int:
         raise ConversationError(f"{where}: 'hop' is {hop['hop']!r}, expected {number}", hint="hops count 1, 2, 3, ...")
     if not isinstance(hop.get("query"), str) or not hop["query"].strip():
         raise ConversationError(f"{where}: 'query' is missing or empty", hint="hop 1 may repeat the question")
+    _check_bool(hop, "supervised", where=where)
+    _check_ids(hop, where=where)
     return _check_documents(hop.get("documents"), where=where)
+
+
+def _check_bool(record: Mapping[str, Any], key: str, *, where: str) -> None:
+    if not isinstance(record.get(key, False), bool):
+        raise ConversationError(f"{where}: '{key}' is {record[key]!r:.60}, expected true or false")
+
+
+def _check_ids(record: Mapping[str, Any], *, where: str) -> None:
+    ids = record.get("ids", ())
+    if not _is_list(ids) or any(type(id) is not int for id in ids):
+        raise ConversationError(f"{where}: 'ids' is {ids!r:.60}, expected a list of token ids",
+                                hint="leave 'ids' out: the text is encoded anew")
 
 
 def _check_documents(documents: Any, *, where: str) -> int:

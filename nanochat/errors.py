@@ -45,5 +45,9 @@ class ConversationError(UserError):
     """A conversation whose roles or fields are not in the grammar."""
 
 
+class SearchFailed(UserError):
+    """A search that a model asked for and that raised, or gave something else than documents."""
+
+
 class MissingDependency(UserError):
     """An optional package that the chosen feature needs."""

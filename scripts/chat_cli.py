@@ -32,6 +32,8 @@ class ChatConfig:
     retriever_type: str = ""          # empty: the knowledge base's own type
     rerank: str = ""                  # cross-encoder folder that orders the best results anew
     top_k: int = 5                    # documents shown to the model for each question
+    max_hops: int = 1                 # searches per question; above 1 the model may ask again in its own words
+    top_k_per_hop: int = 3            # new documents per search, with --max_hops above 1
     max_tokens: int = 128             # longest answer, tokens
     temperature: float = 0.0          # 0 is greedy: the same question gets the same answer
     seed: int = 0                     # for temperatures above 0
@@ -61,13 +63,14 @@ class Chat:
     ) -> None:
         self.engine, self.manager, self.config = engine, manager, config
         self.meta, self.card = meta, card  # of the checkpoint
-        self.top_k = config.top_k
+        self.top_k = config.top_k if config.max_hops == 1 else config.top_k_per_hop  # documents per search
         self.last: Answer | None = None
 
     def ask(self, question: str, *, prefix: str = "") -> None:
         """Write the answer while it is made, then its sources."""
         from nanochat.rag.answer import answer_question
         from nanochat.rag.citations import printable, source_lines
+        from nanochat.rag.hops import answer_over_hops, hop_line
 
         config, is_started = self.config, False
 
@@ -77,10 +80,14 @@ class Chat:
             is_started = True
 
         try:
-            self.last = answer_question(
-                self.engine, self.manager, question, top_k=self.top_k, max_tokens=config.max_tokens,
-                temperature=config.temperature, seed=config.seed, write=None if config.json else write,
-            )
+            ways = {"max_tokens": config.max_tokens, "temperature": config.temperature, "seed": config.seed,
+                    "write": None if config.json else write}
+            if config.max_hops > 1:
+                self.last = answer_over_hops(
+                    self.engine, self.manager, question, max_hops=config.max_hops, top_k_per_hop=self.top_k,
+                    on_hop=None if config.json else lambda hop: print(hop_line(hop), flush=True), **ways)
+            else:
+                self.last = answer_question(self.engine, self.manager, question, top_k=self.top_k, **ways)
             if config.json:
                 print(json.dumps(record_of(self.last, self.engine.answer_threshold)))
                 return
@@ -108,7 +115,7 @@ class Chat:
             if not (argument.isdecimal() and int(argument) > 0):
                 raise ConfigError(f"/top_k needs a number from 1, not {argument[:40]!r}", hint="/top_k 5")
             self.top_k = int(argument)
-            print(f"  {self.top_k} documents per question")
+            print(f"  {self.top_k} documents per {'question' if self.config.max_hops == 1 else 'search'}")
         else:
             raise ConfigError(f"Unknown command: {name[:40]}", hint="/help lists the commands")
 
@@ -183,12 +190,14 @@ def note(text: str) -> None:
 def record_of(answer: "Answer", threshold: float | None) -> dict[str, Any]:
     """An answer as --json prints it."""
     from nanochat.rag.citations import notes
+    from nanochat.rag.hops import hop_records
 
     info = answer.info
     return {
         "question": answer.question, "text": answer.text, "answer": info.get("answer", ""),
         "abstained": answer.abstained, "answer_probability": info.get("answer_probability"),
         "answer_threshold": threshold, "citations": answer.citations, "closest": info.get("closest", []),
+        "hops": hop_records(answer),
         "documents": [{"number": number, **document} for number, document in enumerate(answer.documents, start=1)],
         "notes": notes(answer), "stop": info.get("stop"),
     }
@@ -208,7 +217,7 @@ def check(config: ChatConfig) -> None:
     if config.answer_threshold is not None and not 0 <= config.answer_threshold <= 1:
         raise ConfigError(f"--answer_threshold must lie between 0 and 1, not {config.answer_threshold}",
                           hint="0 always answers, 1 never; leave it out for the calibrated one")
-    for name in ("top_k", "max_tokens"):
+    for name in ("top_k", "max_tokens", "max_hops", "top_k_per_hop"):
         if getattr(config, name) < 1:
             raise ConfigError(f"--{name} must be at least 1, not {getattr(config, name)}", hint=f"--{name} 5")
 
@@ -235,6 +244,9 @@ def open_chat(config: ChatConfig) -> Chat:
     is_free = threshold is None and origins(config)["answer_threshold"] == "default"
     if card and is_free and not are_other_weights(card, meta):
         threshold = card.get("answer_threshold")
+    if config.max_hops > 1 and meta["source"] != "refrag":
+        note(f"checkpoint {meta['source']}/{meta['tag']} has not learned to search again; --source refrag has: "
+             "python -m scripts.refrag_finetune")
     return Chat(Engine(model, tokenizer, answer_threshold=threshold), manager, config, meta=meta, card=card)
 
 
@@ -243,6 +255,9 @@ def main(argv: list[str]) -> int:
     check(config)
     if config.temperature == 0 and origins(config)["seed"] not in ("default", "code"):
         print0("--seed has no effect at --temperature 0: the likeliest answer is always the same")
+    unused, instead = ("top_k", "--top_k_per_hop") if config.max_hops > 1 else ("top_k_per_hop", "--max_hops 3")
+    if origins(config)[unused] not in ("default", "code"):
+        note(f"--{unused} has no effect with --max_hops {config.max_hops}: {instead} is what you want")
     for stream in (sys.stdin, sys.stdout):
         # a stray byte or a narrow console must not end the conversation
         if isinstance(stream, io.TextIOWrapper):

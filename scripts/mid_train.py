@@ -18,7 +18,7 @@ class MidTrainConfig(TuningConfig):
 
     source: str = "base"              # checkpoint to start from; hf:FOLDER_OR_ID for a published one
     source_tag: str = ""              # its tag; empty: the same as --tag
-    stages: str = "recall,keys,facts"  # practice in order, comma-separated: copy, recall, keys, facts, documents
+    stages: str = "recall,keys,names,facts"  # in order, comma-separated: copy, recall, keys, names, facts, documents
     base_tasks: str = ""              # conversations to mix in: NAME[:PATH][:WEIGHT], comma-separated
     task_samples: int = 10000         # conversations per base task
     chat_share: float = 0.15          # share of examples from base tasks, once stages read

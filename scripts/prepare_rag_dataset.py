@@ -20,6 +20,7 @@ from nanochat.common import print0, run_main, write_folder, write_json, write_js
 from nanochat.config import load_config, origins
 from nanochat.errors import ConfigError, DocumentError, UserError
 from nanochat.retrieval import Document
+from scripts.multihop_files import MULTIHOP, chain_lines, check_hops, world_chains
 
 _SHOWN_ERRORS = 10
 NAMES = "names.json"
@@ -39,6 +40,7 @@ class PrepareRagDatasetConfig:
     num_entities: int = 1000          # world: invented people, places and things, one document each
     questions_per_entity: int = 2     # world: fewer where a document has fewer facts
     questions_name: str = "queries_train.jsonl"  # world: its questions file; training finds this name by itself
+    hops: int = 1                     # world, synthesize: also questions of 2 ... so many hops, in files of their own
     exclude: tuple[str, ...] = ()     # world: folders of other worlds, no name of which is used again
     questions_per_document: int = 4   # questions, synthesize: fewer where a document has less to ask for
     test_output: str = ""             # questions: second file, about other documents than the first
@@ -64,7 +66,7 @@ CONFIG = PrepareRagDatasetConfig
 # mode -> what it reads besides --mode and --output
 SETTINGS: dict[str, tuple[str, ...]] = {
     "example": ("retriever_type",),
-    "world": ("retriever_type", "seed", "num_entities", "questions_per_entity", "questions_name", "exclude"),
+    "world": ("retriever_type", "seed", "num_entities", "questions_per_entity", "questions_name", "hops", "exclude"),
     "build": ("documents", "retriever_type", "model", "limit", "chunk_words"),
     "validate": ("documents", "limit"),
     "questions": ("documents", "limit", "seed", "questions_per_document", "test_output", "test_share"),
@@ -72,7 +74,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "documents", "knowledge_base", "retriever_type", "limit", "chunk_words", "seed", "questions_per_document",
         "test_share", "validation_share", "kinds", "max_documents", "present_share", "random_share", "edited_share",
         "contradiction_share", "injected_share", "filter_top_k", "teacher_url", "teacher_model", "teacher_questions",
-        "teacher_timeout_s", "closed_book_source", "closed_book_tag",
+        "teacher_timeout_s", "closed_book_source", "closed_book_tag", "hops",
     ),
 }
 
@@ -88,6 +90,8 @@ def main(argv: list[str]) -> int:
     for name, origin in origins(config).items():
         if origin in ("flag", "file") and name not in ("mode", "output", *SETTINGS[config.mode]):
             print0(f"--{name} has no effect with --mode {config.mode}")
+    if "hops" in SETTINGS[config.mode]:
+        check_hops(config)
     return MODES[config.mode](config)
 
 
@@ -134,6 +138,7 @@ def write_example(config: PrepareRagDatasetConfig) -> int:
 def write_world(config: PrepareRagDatasetConfig) -> int:
     """Write an invented world: documents.jsonl, questions, names.json and knowledge_base/, all or nothing."""
     from nanochat.retrieval import KnowledgeBase, check_retriever_type
+    from tasks.world_chains import CHAIN_WORLD
     from tasks.worlds import WorldConfig, make_world
 
     check_retriever_type(config.retriever_type)
@@ -141,23 +146,32 @@ def write_world(config: PrepareRagDatasetConfig) -> int:
         if getattr(config, name) < 1:
             raise ConfigError(f"--{name} is {getattr(config, name)}", hint="give a number above zero")
     name, folder = config.questions_name, Path(config.output)
-    if Path(name).name != name or not name.endswith(".jsonl") or name == "documents.jsonl":
+    if Path(name).name != name or not name.endswith(".jsonl") or name in ("documents.jsonl", MULTIHOP):
         raise ConfigError(f"--questions_name is {name!r}", hint="a plain file name, such as queries_test.jsonl")
     _check_world_place(folder, name)
     excluded = frozenset(invented for other in config.exclude for invented in read_names(Path(other)))
+    # where questions go on, the values that documents state are things with documents of their own
+    settings = CHAIN_WORLD if config.hops > 1 else {}
     world = make_world(WorldConfig(seed=config.seed, num_entities=config.num_entities,
-                                   questions_per_entity=config.questions_per_entity), exclude_names=excluded)
+                                   questions_per_entity=config.questions_per_entity, **settings),
+                       exclude_names=excluded)
+    chains = world_chains(world, config, excluded) if config.hops > 1 else None
+    names = world.names | (chains.names if chains else frozenset())
     with write_folder(folder.resolve()) as new:
         write_jsonl(new / "documents.jsonl", world.documents)
         write_jsonl(new / name, [question.to_dict() for question in world.questions])
+        if chains and chains.questions:
+            write_jsonl(new / MULTIHOP, chains.questions)
         documents = [Document.from_dict(record) for record in world.documents]
         KnowledgeBase.build(documents, new / "knowledge_base", config.retriever_type)
-        write_json(new / NAMES, sorted(world.names))
+        write_json(new / NAMES, sorted(names))
     num_unanswerable = sum(not question.answers for question in world.questions)
     print0(f"Wrote {folder / 'documents.jsonl'}: {len(world.documents):,} documents of world {config.seed}")
     print0(f"Wrote {folder / name}: {len(world.questions):,} questions, {num_unanswerable:,} without an answer")
+    for line in chain_lines(chains, folder / MULTIHOP) if chains else ():
+        print0(line)
     print0(f"Wrote {folder / 'knowledge_base'}: {config.retriever_type} index")
-    print0(f"Wrote {folder / NAMES}: {len(world.names):,} invented names"
+    print0(f"Wrote {folder / NAMES}: {len(names):,} invented names"
            + (f", none of them in {', '.join(config.exclude)}" if config.exclude else ""))
     more = f"--source mid --retriever_type {config.retriever_type}"
     script = f"rag_finetune {more}" if name == "queries_train.jsonl" else "rag_eval"
@@ -168,7 +182,7 @@ def write_world(config: PrepareRagDatasetConfig) -> int:
 def _check_world_place(folder: Path, questions_name: str) -> None:
     """Refuse to replace anything but a world that this command wrote."""
     found = sorted(os.listdir(folder)) if folder.is_dir() else []
-    others = set(found) - {"documents.jsonl", questions_name, NAMES, "knowledge_base"}
+    others = set(found) - {"documents.jsonl", questions_name, MULTIHOP, NAMES, "knowledge_base"}
     if others or (found and NAMES not in found) or (folder.exists() and not folder.is_dir()):
         what = f": it holds {sorted(others)[0]}" if others else ": it is not a world of this command"
         raise UserError(f"Refusing to replace {folder}{what}", hint="choose a new folder, e.g. --output data/world_2")

@@ -1,19 +1,24 @@
 """What rag_finetune trains on: questions behind a retriever that searched once, episodes, conversations, worlds."""
 
 import math
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from nanochat.common import print0, rank, world_size
 from nanochat.errors import ConfigError
 
+DEEPER = 3  # times the depth of a search: so many hits more, at most, where documents are left out
+
 
 def make_pool(
-    questions: Sequence[Mapping[str, Any]], manager: Any, *, top_k: int, rerank: str = "", what: str = "questions"
+    questions: Sequence[Mapping[str, Any]], manager: Any, *, top_k: int, rerank: str = "", what: str = "questions",
+    unseen: Collection[str] = (),
 ) -> Any:
     """Questions with the documents behind a retriever, or None without questions; says how long retrieval took.
 
-    All questions are searched here, or read from disk: training waits for no search.
+    All questions are searched here, or read from disk: training waits for no search. The documents whose ids are in
+    `unseen` are left out: no context shows them.
     """
     from nanochat.rag.pool import SPARE_DOCUMENTS, Pool
     from nanochat.rag.retrieval_cache import RetrievalCache
@@ -32,17 +37,29 @@ def make_pool(
                                                    for row in manager.retrieve_batch(queries, top_k)], index)
     texts = [question["question"] for question in questions]
     depth = top_k + SPARE_DOCUMENTS
+    shown = [position for name, position in position_of.items() if name not in unseen]
+    num_unseen = len(documents) - len(shown)
+    # so many hits leave enough when the unseen ones are taken out
+    fetched = depth + min(num_unseen, DEEPER * depth)
     if rank() != 0:
         # one process searches, the others find its file
         barrier()
-    num_queries, num_new = cache.warm(texts, depth)
+    num_queries, num_new = cache.warm(texts, fetched)
     if rank() == 0:
         barrier()
     known = f"{num_queries - num_new:,} of them kept from before" if num_new < num_queries else "none kept from before"
     print0(f"Retrieval for {num_queries:,} {what}, the best {depth} of {len(documents):,} documents: "
            f"{cache.seconds:.1f} s, {known}")
-    pool = Pool([document.to_dict() for document in documents], questions, cache)
-    _say_found(questions, pool, cache(texts, depth), top_k, what)
+    if num_unseen:
+        print0(f"No context of training shows the {num_unseen:,} documents that only validation or test are about")
+    place_of = {position: place for place, position in enumerate(shown)}
+
+    def search(queries: Sequence[str], top_k: int) -> list[list[int]]:
+        rows = cache(queries, max(fetched, top_k))
+        return [[place_of[position] for position in row if position in place_of][:top_k] for row in rows]
+
+    pool = Pool([document.to_dict() for document in documents if document.id not in unseen], questions, search)
+    _say_found(questions, pool, search(texts, depth), top_k, what)
     return pool
 
 
@@ -60,6 +77,20 @@ def _say_found(
         print0("Warning: the retriever seldom finds the evidence, so answers will seldom have it. Are questions and "
                "documents in the same language? A knowledge base of the type dense finds by meaning, with a "
                "multilingual --model in other languages, too")
+
+
+def check_early_stop(config: Any, num_examples: int, *, row_len: int = 0) -> None:
+    """Raises ConfigError where --early_stop_patience would wait for a val_loss that never comes: without validation
+    records, or, where `row_len` is given, without one that fits into a row.
+    """
+    if num_examples or not config.early_stop_patience:
+        return
+    needs = f"--early_stop_patience {config.early_stop_patience} needs validation examples, but"
+    if row_len:
+        raise ConfigError(f"{needs} none fits into a row of {row_len} tokens",
+                          hint="raise --max_seq_len, lower --top_k, or cut documents: --max_doc_length 200")
+    raise ConfigError(f"{needs} no question or episode is kept for validation",
+                      hint="--validation_share 0.1, or --validation_questions FILE.jsonl")
 
 
 def kb_share(config: Any, chats: Any) -> float:
@@ -111,5 +142,5 @@ def check_usable(config: Any, curriculum: Any, data: Any, pool: Any, row_len: in
     raise ConfigError(
         f"No answer from {config.knowledge_base} fits with its document: rows have {row_len} tokens{cut}",
         hint="raise --max_seq_len, or cut the documents into passages: python -m nanochat.retrieval --chunk_words 120 "
-             f"--documents my_documents.jsonl --output {config.knowledge_base}",
+             f"--documents my_documents.jsonl --output {shlex.quote(config.knowledge_base)}",
     )

@@ -122,6 +122,11 @@ def check(config: RagEvalConfig) -> None:
         )
     if not config.questions and not config.suite:
         raise UserError("Questions not found: --questions was not given", hint="--questions data/questions.jsonl")
+    asked = Path(config.questions)
+    others = asked.parent / "queries_train.jsonl"
+    if asked.name == "queries_test.jsonl" and others.exists() and not asked.exists():
+        raise UserError(f"Questions not found: {asked}: too few documents had questions to keep some for a test",
+                        hint=f"ask those of training: --questions {others}")
     for name in ("top_k", "max_tokens", "batch_size"):
         if getattr(config, name) < 1:
             raise ConfigError(f"--{name} must be at least 1, found {getattr(config, name)}", hint=f"--{name} 1")

@@ -38,8 +38,9 @@ def run_suite(config: "RagEvalConfig") -> int:
     from nanochat.device import pick_device, set_cpu_threads
     from nanochat.engine import Engine
     from nanochat.evaluation import read_questions
+    from nanochat.evaluation.card import weights_of
     from nanochat.evaluation.suite import make_card, read_thresholds
-    from nanochat.evaluation.suite.running import size_of
+    from nanochat.evaluation.suite.planning import size_of
     from nanochat.retrieval import RetrievalManager
     from scripts.rag_eval import check_evidence, check_writable, environment
 
@@ -57,19 +58,27 @@ def run_suite(config: "RagEvalConfig") -> int:
     threads = set_cpu_threads()
     step = config.step if config.step >= 0 else None
     model, tokenizer, meta = load_model(config.source, device=device, phase="eval", tag=config.tag or None, step=step)
-    columns = {name: Engine(*load_model(source, device=device, phase="eval", tag=tag, step=at)[:2])
-               for name, (source, tag, at) in compared(config.compare, meta).items()}
+    loaded = {name: load_model(source, device=device, phase="eval", tag=tag, step=at)
+              for name, (source, tag, at) in compared(config.compare, meta).items()}
+    columns = {name: Engine(*one[:2]) for name, one in loaded.items()}
     beside = f", beside {', '.join(columns)}" if columns else ""
     print0(f"Suite {config.suite} for {meta['source']}/{meta['tag']} step {meta['step']}{beside}")
-    outcome = make_card(
-        Engine(model, tokenizer, answer_threshold=config.answer_threshold), meta, suite=config.suite,
-        knowledge_base=manager, questions=questions, columns=columns, thresholds=config.thresholds,
-        output=config.output or None, top_k=config.top_k if is_given(config, "top_k") else SUITE_TOP_K,
-        retriever_type=config.retriever_type or "bm25", max_tokens=config.max_tokens, batch_size=config.batch_size,
-        max_questions=config.max_questions, seed=config.seed, progress=lambda line: print0(f"  {line}"),
-        environment={name: value for name, value in environment(str(device), threads, 0.0).items()
-                     if name != "evaluation_s"},
-    )
+    depends_on = {"column_weights": {name: weights_of(one[2]) for name, one in loaded.items()}, "device": str(device),
+                  "found_by": manager.retriever_type if manager else "", "rerank": config.rerank}
+    try:
+        outcome = make_card(
+            Engine(model, tokenizer, answer_threshold=config.answer_threshold), meta, suite=config.suite,
+            knowledge_base=manager, questions=questions, columns=columns, thresholds=config.thresholds,
+            output=config.output or None, top_k=config.top_k if is_given(config, "top_k") else SUITE_TOP_K,
+            retriever_type=config.retriever_type or "bm25", max_tokens=config.max_tokens, batch_size=config.batch_size,
+            max_questions=config.max_questions, seed=config.seed, depends_on=depends_on,
+            progress=lambda line: print0(f"  {line}"),
+            environment={name: value for name, value in environment(str(device), threads, 0.0).items()
+                         if name != "evaluation_s"},
+        )
+    except KeyboardInterrupt:
+        print0("the same command goes on from here: finished cells are kept")
+        raise
     print0("")
     for line in (*outcome.lines, *(f"wrote {path}" for path in outcome.paths)):
         print0(line)

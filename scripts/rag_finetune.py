@@ -9,8 +9,9 @@ from typing import Any, Literal
 from nanochat.common import print0, rank, run_main
 from nanochat.config import load_config, origins
 from nanochat.errors import ConfigError, KnowledgeBaseNotFound
+from scripts.data_fingerprint import data_record, say_other_data
 from scripts.early_stop import EarlyStop
-from scripts.rag_data import check_usable, kb_share, make_mixture, make_pool, steps_for
+from scripts.rag_data import check_early_stop, check_usable, kb_share, make_mixture, make_pool, steps_for
 from scripts.training_run import TuningConfig, check_numbers, find_start, row_length, say_unused, train
 from scripts.training_tasks import load_chats
 
@@ -53,7 +54,15 @@ CONFIG = RagFinetuneConfig
 
 def check_settings(config: RagFinetuneConfig) -> None:
     """Raises ConfigError or KnowledgeBaseNotFound for settings that cannot be; says which have no effect."""
+    from nanochat.tokenizer import NUM_DOC_SLOTS
+
     check_numbers(config, "top_k", "device_batch_size", "max_seq_len", "num_epochs")
+    if config.top_k > NUM_DOC_SLOTS:
+        raise ConfigError(f"--top_k is {config.top_k}, but a model can tell {NUM_DOC_SLOTS} documents apart",
+                          hint=f"at most --top_k {NUM_DOC_SLOTS}")
+    if config.decision_weight <= 0:
+        raise ConfigError(f"--decision_weight is {config.decision_weight}, must be above 0",
+                          hint="--decision_weight 1 weighs the decision like any other token of an answer")
     if not config.knowledge_base:
         raise KnowledgeBaseNotFound(
             "Knowledge base not found: --knowledge_base was not given",
@@ -92,34 +101,40 @@ def main(argv: list[str]) -> int:
 
     device = pick_device(config.device)
     set_cpu_threads()
-    data, held_out, manager_held_out = _data(config, manager)
+    data, held_out, manager_held_out, unseen = _data(config, manager)
     early_stop = EarlyStop("rag", config.tag, config.early_stop_patience)
     early_stop.recover()
     if config.resume and early_stop.is_finished():
         print0(f"rag/{config.tag} has ended and holds its best checkpoint, step {early_stop.finished_step()}: nothing "
                f"to do. To train it further: --source rag --source_tag {config.tag} --tag NAME, without --resume")
         return 0
+    num_held_out = len(held_out.validation_questions) + len(held_out.validation_episodes)
+    check_early_stop(config, num_held_out)
     start = find_start(config, "rag", device)
     require_mamba(start.model.config, config.source, config.source_tag or config.tag)
     chats = load_chats(config, is_explicit=origins(config)["base_tasks"] != "default")
-    print0(f"Training data: {data.origin}; "
-           f"{len(held_out.validation_questions) + len(held_out.validation_episodes):,} kept for validation")
+    print0(f"Training data: {data.origin}; {num_held_out:,} kept for validation")
+    record = data_record(data, held_out, manager.knowledge_base.fingerprint,
+                         manager_held_out.knowledge_base.fingerprint, chats)
+    if start.state is not None:
+        say_other_data(_data_before(start.state["meta"]), record)
     share = kb_share(config, chats)
     num_steps = config.num_steps or steps_for(config, len(data), share)
     init_distributed(device)
     row_len = row_length(config, start.model)
     options = {"top_k": config.top_k, "rerank": config.rerank}
-    pool = make_pool(data.questions, manager, **options)
+    pool = make_pool(data.questions, manager, **options, unseen=unseen)
     curriculum = _curriculum(config, start.tokenizer, row_len, make_mixture(config, share, chats, data, pool))
     check_usable(config, curriculum, data, pool, row_len)
     validation = HeldOut(curriculum, make_pool(held_out.validation_questions, manager_held_out, **options,
                                                what="validation questions"), held_out.validation_episodes)
+    check_early_stop(config, len(validation.rendered), row_len=row_len)
     result = train(
         config, "rag", start.model, start.tokenizer, curriculum.batches, num_steps=num_steps, row_len=row_len,
         lr_frac=config.init_lr_frac, state=start.state, early_stop=early_stop,
         evaluate=lambda step: curriculum.evaluate(start.model, step) | validation.measure(start.model),
         extra_meta=lambda: {"curriculum": curriculum.record(), "from": dict(start.origin),
-                            "knowledge_base": manager.knowledge_base.fingerprint})
+                            "knowledge_base": record["knowledge_base"], "data": record})
     _say_what_was_left_out(result, row_len)
     shutdown_distributed()
     if config.eval_suite != "none" and rank() == 0:
@@ -128,9 +143,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _data(config: RagFinetuneConfig, manager: Any) -> tuple[Any, Any, Any]:
-    """What to train on, what to validate on, and the documents of the latter behind a retriever."""
-    from nanochat.rag.tuning_data import held_out_data, tuning_data
+def _data_before(meta: dict[str, Any]) -> dict[str, Any]:
+    """The data record of a checkpoint; an earlier one may have the fingerprint of the knowledge base alone."""
+    return {**{name: meta[name] for name in ("knowledge_base",) if name in meta}, **meta.get("data", {})}
+
+
+def _data(config: RagFinetuneConfig, manager: Any) -> tuple[Any, Any, Any, frozenset[str]]:
+    """What to train on, what to validate on, the documents of the latter behind a retriever, and ids of the documents
+    that training may not show.
+    """
+    from nanochat.rag.tuning_data import held_out_data, tuning_data, unseen_documents
     from nanochat.retrieval import RetrievalManager
 
     separate = bool(config.validation_questions)
@@ -139,12 +161,14 @@ def _data(config: RagFinetuneConfig, manager: Any) -> tuple[Any, Any, Any]:
         cloze_per_document=config.cloze_per_document, seed=config.seed,
         validation_share=0.0 if separate else config.validation_share,
     )
-    if not separate:
-        return data, data, manager
-    other = manager
+    held_out, other = data, manager
     if config.validation_knowledge_base:
         other = RetrievalManager(config.retriever_type, config.validation_knowledge_base, rerank=config.rerank)
-    return data, held_out_data(other.knowledge_base.documents, config.validation_questions), other
+    if separate:
+        held_out = held_out_data(other.knowledge_base.documents, config.validation_questions)
+    is_same = other.knowledge_base.fingerprint == manager.knowledge_base.fingerprint
+    unseen = unseen_documents(manager.knowledge_base.documents, data, held_out if is_same else None)
+    return data, held_out, other, unseen
 
 
 def _curriculum(config: RagFinetuneConfig, tokenizer: Any, row_len: int, mixture: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nanochat.common import print0, write_folder, write_json, write_jsonl, write_text
 from nanochat.config import origins
 from nanochat.errors import ConfigError, UserError
+from scripts.multihop_files import compose
 
 if TYPE_CHECKING:
     from nanochat.rag.library import Library, Record
@@ -43,12 +44,15 @@ def synthesize(config: "PrepareRagDatasetConfig") -> int:
         for name in (name for name in data.questions if data.questions[name]):
             write_jsonl(new / f"queries_{name}.jsonl", data.questions[name])
             write_jsonl(new / f"episodes_{name}.jsonl", data.episodes[name])
+        of_several_hops = compose(data, library, config, new)
         statistics = statistics_of(data, made_by=MADE_BY, seed=config.seed, files=_digests(new),
                                    settings=_settings_record(config), teacher=dict(teacher.counts) if teacher else {})
         write_text(new / "statistics.html", render_page(statistics, data))
         statistics["knowledge_base"] = _state(knowledge_base)
         write_json(new / "statistics.json", statistics)
     _report(folder, data, len(library.documents), prepared - started, time.perf_counter() - prepared)
+    for line in of_several_hops:
+        print0(line)
     where = place or folder / "knowledge_base"
     print0(f"Next: python -m scripts.rag_finetune --knowledge_base {where} --questions {folder} --source mid")
     return 0
@@ -58,6 +62,7 @@ def settings_of(config: "PrepareRagDatasetConfig") -> Any:
     """What nanochat.rag.training_data needs to know. Raises ConfigError for settings that cannot work."""
     from nanochat.rag.episodes import EpisodeConfig
     from nanochat.rag.training_data import KINDS, DataConfig
+    from nanochat.tokenizer import NUM_DOC_SLOTS
 
     if bool(config.documents) == bool(config.knowledge_base):
         both = "both given" if config.documents else "missing"
@@ -66,6 +71,9 @@ def settings_of(config: "PrepareRagDatasetConfig") -> Any:
                         ("chunk_words", 0), ("teacher_questions", 1), ("teacher_timeout_s", 1)):
         if getattr(config, name) < least:
             raise ConfigError(f"--{name} is {getattr(config, name)}", hint=f"give {least} or more")
+    if config.max_documents > NUM_DOC_SLOTS:
+        raise ConfigError(f"--max_documents is {config.max_documents}, but a model can tell {NUM_DOC_SLOTS} documents "
+                          "apart", hint=f"at most --max_documents {NUM_DOC_SLOTS}")
     for name in SHARES:
         low, high = (0.05, 1.0) if name == "present_share" else (0.0, 0.9)
         if not low <= getattr(config, name) <= high:
@@ -122,8 +130,6 @@ def check_place(folder: Path) -> None:
     for name, digest in known.items():
         if name in names and _digest(folder / name) != digest:
             raise UserError(f"Refusing to replace {folder}: {name} was edited since it was written", hint=hint)
-
-
     _check_knowledge_base(folder / "knowledge_base", statistics.get("knowledge_base"))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nanochat.common import base_dir, print0, rank, world_size
 from nanochat.config import describe
@@ -19,12 +19,25 @@ if TYPE_CHECKING:
     from nanochat.model import LanguageModel
     from nanochat.tokenizer import Tokenizer
     from nanochat.training import Batch
+    from nanochat.training.losses import LossFunction
 
 __all__ = ["Start", "TrainingConfig", "TuningConfig", "check_numbers", "find_start", "resume_point", "row_length",
            "say_unused", "set_aside", "train"]
 
 Evaluate = Callable[[int], Mapping[str, Any]]         # step -> metrics
+Log = Callable[[dict[str, Any]], None]
 Stop = Callable[[int, Mapping[str, Any]], bool]       # step, metrics -> whether training ends
+
+
+class Learner(Protocol):
+    """Another way of learning than from targets: its loss, and what goes with it."""
+
+    loss: "LossFunction"
+    paused: str                       # why it ended by itself; empty while it goes on
+
+    def settings(self, optimizer: Any, log: Log, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Settings of `fit` instead of those given."""
+        ...
 
 
 def set_aside(source: str, tag: str) -> None:
@@ -56,6 +69,7 @@ def train(
     extra_meta: Callable[[], Mapping[str, Any]] = dict,
     version: Callable[[], Any] = lambda: None,
     early_stop: EarlyStop | None = None,
+    learner: Learner | None = None,
 ) -> dict[str, Any]:
     """Run `fit` with the common settings and save checkpoints of `source`; returns what `fit` returns and the path.
 
@@ -64,6 +78,7 @@ def train(
     tag aside when it saves its first. Ctrl-C and SIGTERM end it after the running step, with a checkpoint: raises
     KeyboardInterrupt. `version` says what batches depend on beside step and micro-batch, see `Prefetcher`. An
     `early_stop` keeps its best checkpoint, which in the end is the one that the tag means; it is used beside `stop`.
+    A `learner` has a loss of its own, batches that are made when they are due, and is evaluated before its first step.
     Raises UserError with the flags that help when memory runs out.
     """
     from nanochat.training import MetricsLog, fit, language_model_loss, warmup_stable_decay
@@ -85,21 +100,30 @@ def train(
     start_step = state["step"] if state is not None else 0
     metrics_file = base_dir() / "metrics" / f"{source}_{config.tag}.jsonl"
     first = rank() * config.grad_accum_steps
+    num_workers = getattr(config, "data_workers", 0) if learner is None else 0
     with (name_helpful_flags(config, is_saved=lambda: bool(saver.path) or state is not None),
           Prefetcher(batches, micros=range(first, first + config.grad_accum_steps), num_steps=num_steps,
-                     num_workers=getattr(config, "data_workers", 0), version=version) as ahead,
+                     num_workers=num_workers, version=version) as ahead,
           Interruption() as interruption,
           MetricsLog(metrics_file, run=config.run, config=asdict(config), start_step=start_step) as log):
-        result = fit(
-            model, ahead, partial(language_model_loss, group=tokenizer.doc_ids), optimizer, num_steps=num_steps,
-            start_step=start_step, progress=state["meta"]["progress"] if state is not None else None, seed=config.seed,
-            grad_accum_steps=config.grad_accum_steps, norm_factor=config.spike_norm, loss_sigmas=config.spike_loss,
-            schedule=warmup_stable_decay(num_steps, warmup, config.decay_frac), save=saver,
-            save_every=config.save_every, evaluate=evaluate, eval_every=config.eval_every, stop=stop, log=log,
-            log_every=config.log_every, is_interrupted=lambda: interruption.is_wanted, **how,
+        settings = dict(
+            num_steps=num_steps, start_step=start_step, seed=config.seed, grad_accum_steps=config.grad_accum_steps,
+            progress=state["meta"]["progress"] if state is not None else None, norm_factor=config.spike_norm,
+            loss_sigmas=config.spike_loss, schedule=warmup_stable_decay(num_steps, warmup, config.decay_frac),
+            save=saver, save_every=config.save_every, evaluate=evaluate, eval_every=config.eval_every, stop=stop,
+            log=log, log_every=config.log_every, is_interrupted=lambda: interruption.is_wanted, **how,
         )
+        if learner is None:
+            loss: Any = partial(language_model_loss, group=tokenizer.doc_ids)
+        else:
+            loss = learner.loss
+            settings = {**settings, **learner.settings(optimizer, log, settings)}
+            if state is None and evaluate is not None and stop is not None:
+                stop(0, evaluate(0))
+        result = fit(model, ahead, loss, optimizer, **settings)
     _say_idle(model)
-    return _with_best(_report(config, source, num_steps, result, saver.path, interruption.name), early_stop)
+    paused = learner.paused if learner is not None else ""
+    return _with_best(_report(config, source, num_steps, result, saver.path, interruption.name, paused), early_stop)
 
 
 def _with_best(result: dict[str, Any], early_stop: EarlyStop | None) -> dict[str, Any]:
@@ -185,9 +209,11 @@ def _say_idle(model: "LanguageModel") -> None:
 
 
 def _report(
-    config: Any, source: str, num_steps: int, result: dict[str, Any], path: str, signal: str
+    config: Any, source: str, num_steps: int, result: dict[str, Any], path: str, signal: str, paused: str
 ) -> dict[str, Any]:
-    """Say how the run ended; returns the result with the path, or raises KeyboardInterrupt after an interruption."""
+    """Say how the run ended; returns the result with the path, or raises KeyboardInterrupt after an interruption that
+    was not the learner's own.
+    """
     from nanochat.training.distributed import shutdown_distributed
 
     print0(f"Saved {source}/{config.tag} step {result['step']}: {path}")
@@ -195,7 +221,9 @@ def _report(
                if name.startswith("num_") and number}
     if counted:
         print0("Steps out of line: " + ", ".join(f"{number} {name}" for name, number in counted.items()))
-    if result["interrupted"]:
+    if paused:
+        print0(f"Paused after step {result['step']} of {num_steps}: {paused}")
+    elif result["interrupted"]:
         print0(f"Stopped by {signal or 'a signal to another process'} after step {result['step']} of {num_steps}; "
                "to go on: the same command with --resume true")
         shutdown_distributed()

@@ -6,11 +6,14 @@ from typing import Any
 from nanochat.common import print0
 from nanochat.errors import ConfigError, UserError
 
+WITHOUT = 'or train without conversations: --base_tasks ""'
+
 
 def load_chats(config: Any, *, is_explicit: bool) -> Sequence[Mapping[str, Any]]:
     """Conversations of --base_tasks, mixed by weight: one chosen at random comes from each task as often as its weight
     says. A task that cannot be loaded is an error if it was asked for, else one line.
     """
+    from nanochat.tokenizer import NUM_DOC_SLOTS
     from tasks.base import WeightedTasks, load_task, parse_tasks
     from tasks.reading import Reading
 
@@ -21,12 +24,15 @@ def load_chats(config: Any, *, is_explicit: bool) -> Sequence[Mapping[str, Any]]
             task = load_task(str(spec), samples=config.task_samples, seed=config.seed, reading=reading)
         except UserError as error:
             if is_explicit:
-                raise
-            print0(f"Going on without {spec} conversations (the default of --base_tasks): {error.problem}")
+                raise type(error)(error.problem, hint=f"{error.hint}; {WITHOUT}") from error
+            print0(f"Going on without {spec} conversations (the default of --base_tasks): {error.problem}; to mix "
+                   f"them in: {error.hint}")
             continue
         if not len(task):
-            raise ConfigError(f"The task {spec} gives no conversation",
-                              hint="raise --task_samples or --top_k, or leave it out of --base_tasks")
+            # questions that need more documents than are shown are left out; 0 takes all samples
+            more = f"--task_samples {10 * config.task_samples} " if config.task_samples else ""
+            more += f"--top_k {min(NUM_DOC_SLOTS, config.top_k + 3)} " if hasattr(config, "top_k") else ""
+            raise ConfigError(f"The task {spec} gives no conversation", hint=more + WITHOUT)
         tasks.append(task)
         weights.append(spec.weight)
         told.append(f"{len(task):,} of {spec}")

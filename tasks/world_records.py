@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.world_templates import ORGANISATIONS, PEOPLE, PLACES, Wording
+from tasks.world_templates import HELD_OUT, ORGANISATIONS, PEOPLE, PLACES, Wording
 from tasks.world_templates_things import POLICIES, PRODUCTS, WORKS
 
 RELATIONS: dict[str, Wording] = {**PEOPLE, **PLACES, **ORGANISATIONS, **PRODUCTS, **POLICIES, **WORKS}
@@ -86,3 +86,13 @@ class World:
     questions: list[Question]
     facts: list[Fact]
     names: frozenset[str]               # every invented name, for make_world(exclude_names=...)
+
+
+def select(templates: tuple[str, ...], wordings: str) -> tuple[str, ...]:
+    """The templates of one of WORDING_SETS."""
+    return {"train": templates[:-HELD_OUT], "held_out": templates[-HELD_OUT:], "all": templates}[wordings]
+
+
+def full_name(kind: str, name: str) -> str:
+    """A name as a sentence has it: "Torvik", but "the Torvex Lamp"."""
+    return f"the {name}" if kind in ("product", "policy") else name

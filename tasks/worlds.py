@@ -11,8 +11,8 @@ from functools import cache
 from typing import Any
 
 from tasks.world_names import NameMaker, Parts, draw_value, join
-from tasks.world_records import RELATIONS, Fact, Question, World, WorldConfig
-from tasks.world_templates import FILLERS, HELD_OUT
+from tasks.world_records import RELATIONS, Fact, Question, World, WorldConfig, full_name, select
+from tasks.world_templates import FILLERS
 
 # how often each type is drawn; organisations come before policies, which are named after them
 TYPE_WEIGHTS = {"person": 28, "place": 18, "organisation": 16, "product": 14, "policy": 10, "work": 14}
@@ -43,11 +43,7 @@ def answers_of(value: str) -> tuple[str, ...]:
 
 @cache
 def _statements(relation: str, wordings: str) -> tuple[tuple[str, str], ...]:
-    return tuple(tuple(template.split("{V}")) for template in _select(RELATIONS[relation][1], wordings))
-
-
-def _select(templates: tuple[str, ...], wordings: str) -> tuple[str, ...]:
-    return {"train": templates[:-HELD_OUT], "held_out": templates[-HELD_OUT:], "all": templates}[wordings]
+    return tuple(tuple(template.split("{V}")) for template in select(RELATIONS[relation][1], wordings))
 
 
 def _slots(subject: str, possessive: str, obj: str) -> dict[str, str]:
@@ -98,7 +94,7 @@ class _Maker:
         noun = nouns.get(type_) or parts[1].lower()
         the = f"the {noun}"
         references = [_slots("it", "its", the), _slots(the, f"{the}'s", the)]
-        full = f"the {name}" if type_ in ("product", "policy") else name
+        full = full_name(type_, name)
         return _Entity(type_, parts, name, noun, _slots(full, f"{full}'s", full), references)
 
     def _make_document(self, id_: str, entity: _Entity) -> None:
@@ -180,7 +176,7 @@ class _Maker:
         return questions
 
     def _ask(self, relation: str, name: str) -> str:
-        return self.rng.choice(_select(RELATIONS[relation][2], self.config.question_wordings)).format(N=name)
+        return self.rng.choice(select(RELATIONS[relation][2], self.config.question_wordings)).format(N=name)
 
     def _unanswerable(self, id_: str, entity: _Entity, relation: str) -> Question:
         rng = self.rng
@@ -197,5 +193,5 @@ class _Maker:
             name = outside.pop(rng.randrange(len(outside)))
         else:
             name = join(self.names.relative(entity.type, self.parts[entity.type]))
-        full = f"the {name}" if entity.type in ("product", "policy") else name
-        return Question(id_, self._ask(relation, full), (), (), 1, "absent_entity", relation, name)
+        text = self._ask(relation, full_name(entity.type, name))
+        return Question(id_, text, (), (), 1, "absent_entity", relation, name)

@@ -11,14 +11,15 @@ GUIDE = ROOT / "docs" / "guide.md"
 
 
 def fields(module: str) -> list[tuple[str, str, str]]:
-    """(name, default, comment) of the *Config class defined in a module, in order."""
+    """(name, default, comment) of the first *Config class of a module, or of MODULE:CLASS, in order."""
+    module, _, name = module.partition(":")
     text = (ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8")
     comments = {
         token.start[0]: token.string.lstrip("# ").strip()
         for token in tokenize.generate_tokens(io.StringIO(text).readline)
         if token.type == tokenize.COMMENT
     }
-    node = next(n for n in ast.parse(text).body if isinstance(n, ast.ClassDef) and n.name.endswith("Config"))
+    node = next(n for n in ast.parse(text).body if isinstance(n, ast.ClassDef) and n.name.endswith(name or "Config"))
     rows = []
     for item in node.body:
         if isinstance(item, ast.AnnAssign):

@@ -60,36 +60,6 @@ def test_the_mark_stands_before_a_document_and_again_between_title_and_content(t
     assert not any(rendered.mask) and (rendered.dropped, rendered.trimmed) == (0, ())
 
 
-@pytest.mark.parametrize("place", [0, 1])
-def test_the_question_comes_first_where_queries_follow_from_it(place):
-    hops = [{"hop": 1, "query": "When?", "documents": [doc("a", title="")]},
-            {"hop": 2, "query": "Torvik", "documents": [doc("b", title="")]}]
-    messages = [user(), answer()]
-    messages.insert(place, {"role": "retrieval", "multi_hop": True, "hops": hops})
-    assert show(render({"messages": messages}, TOKENIZER).ids) == (
-        "<bos><user_start> When?<user_end><results_start><doc_0> It opened in 1987.<results_end>"
-        "<query_start> Torvik<query_end><results_start><doc_1> It opened in 1987.<results_end>"
-        "<assistant_start> 1987<assistant_end>"
-    )
-
-
-def test_queries_are_supervised_except_a_first_one_that_repeats_the_question():
-    def hops(*queries):
-        return {
-            "role": "retrieval",
-            "multi_hop": True,
-            "hops": [{"hop": i, "query": q, "documents": [doc(q)]} for i, q in enumerate(queries, start=1)],
-        }
-
-    repeated = render({"messages": [user(), hops("When? ", "Torvik"), answer()]}, TOKENIZER)
-    assert supervised(repeated) == "<query_start> Torvik<query_end> 1987<assistant_end>"
-    assert "<user_end><results_start><doc_0>" in show(repeated.ids)
-    assert "<results_end><query_start> Torvik<query_end><results_start><doc_1>" in show(repeated.ids)
-    own = render({"messages": [user(), hops("Torvik", "When?"), answer()]}, TOKENIZER)
-    assert supervised(own) == "<query_start> Torvik<query_end><query_start> When?<query_end> 1987<assistant_end>"
-    assert "<doc_0>" in show(own.ids) and "<doc_1>" in show(own.ids)
-
-
 def test_for_generation_ends_after_assistant_start_with_or_without_an_answer():
     prompt = [user(), answer(), retrieval(doc("a")), user("Who?")]
     open_ended = render({"messages": prompt}, TOKENIZER, for_generation=True)

@@ -1,10 +1,12 @@
 """The card of a checkpoint: written beside the weights, read back, stale when knowledge base or weights changed."""
 
 import json
+import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
-from suite_stubs import Guesser, Reader
+from suite_stubs import Guesser, Reader, Unsure
 
 from nanochat.errors import CheckpointError, UserError
 from nanochat.evaluation.card import (
@@ -107,6 +109,35 @@ def test_everything_is_written_and_says_the_same(outcome):
                  and one["column"] != "mid/<b>"]
     assert len(retrieved) == 8 and sum(one["exact"] for one in retrieved) == 6
     assert {one["column"] for one in answers} == set(results["numbers"])
+
+
+@pytest.mark.parametrize("questions", [[], None])
+def test_a_knowledge_base_that_nobody_asked_about_was_not_asked(outcome, tmp_path, questions):
+    asked = {} if questions is None else {"questions": questions}
+    manager = RetrievalManager(None, Path(outcome.card["knowledge_base"]["path"]))
+    made = make_card(Reader(), {"source": "rag", "tag": "t", "knowledge_base": "of training"}, knowledge_base=manager,
+                     output=tmp_path, max_questions=2, **asked)
+    assert made.card["knowledge_base"] == {"path": "", "fingerprint": "of training", "was_asked": False}
+    assert "yours" not in made.results["materials"]
+
+
+def test_few_questions_of_the_users_are_the_reason_for_no_threshold_of_their_own(outcome, tmp_path):
+    manager = RetrievalManager(None, Path(outcome.card["knowledge_base"]["path"]))
+    questions = [EvalQuestion(id=f"q{n}", question=f"Who is the mayor of town {n}?", answers=(f"m{n}",),
+                              supporting_ids=(f"d{n}",)) for n in range(3)]
+    reason = "no question was kept for it (of fewer than 80 none is)"
+    made = make_card(Unsure(), {"source": "rag", "tag": "t"}, knowledge_base=manager, questions=questions,
+                     output=tmp_path, max_questions=2)
+    assert made.lines[-1] == f"answer_threshold: not measured: {reason}"
+    page = made.paths[0].read_text()
+    assert "no probability" not in page and "fresh: no threshold, too few questions were kept for it" in page
+    made = make_card(Unsure(), {"source": "rag", "tag": "t"}, knowledge_base=manager, questions=questions,
+                     output=tmp_path, max_questions=24)
+    assert re.match(rf"answer_threshold: 0\.\d+: that of the worlds, because {re.escape(reason)}; most right answers",
+                    made.lines[-1])
+    # of an engine that tells none it is true
+    told = make_card(Reader(), {"source": "rag", "tag": "t"}, output=tmp_path / "other", max_questions=24).lines
+    assert any("not measured: the engine gives no probability" in line for line in told)
 
 
 def test_the_users_questions_have_cells_of_their_own_and_hops(outcome):

@@ -9,10 +9,11 @@ from suite_stubs import Abstainer, FirstOnly, Guesser, Memory, Obedient, Reader,
 
 from nanochat.errors import UserError
 from nanochat.evaluation.suite import CONDITIONS, make_results, read_thresholds, run_suite
+from nanochat.evaluation.suite.comparing import comparisons
 from nanochat.evaluation.suite.conditions import COLUMN_CONDITIONS
 from nanochat.evaluation.suite.judging import Asker
+from nanochat.evaluation.suite.planning import make_materials, size_of
 from nanochat.evaluation.suite.reading import Drawing
-from nanochat.evaluation.suite.running import comparisons, make_materials, size_of
 from nanochat.evaluation.suite.thresholds import judge_numbers
 from nanochat.evaluation.suite.trials import deletion_cells
 from nanochat.retrieval import KnowledgeBase

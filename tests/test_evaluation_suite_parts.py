@@ -23,9 +23,9 @@ from nanochat.evaluation.suite.changing import (
 from nanochat.evaluation.suite.judging import judge
 from nanochat.evaluation.suite.material import CALIBRATION_FROM, Material, in_memory, own_material
 from nanochat.evaluation.suite.measures import cell_numbers, prior, spread
+from nanochat.evaluation.suite.planning import make_materials, size_of
 from nanochat.evaluation.suite.prompts import prompt
 from nanochat.evaluation.suite.reading import Drawing, position
-from nanochat.evaluation.suite.running import make_materials, size_of
 from nanochat.evaluation.suite.trained import trained_names
 from nanochat.evaluation.suite.worlds import (
     FRESH_SEED,

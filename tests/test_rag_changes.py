@@ -7,6 +7,7 @@ import pytest
 from nanochat.chat_format import render
 from nanochat.conversation import check_conversation
 from nanochat.rag.changes import INJECTIONS, OR, Values, edited, injected, rival, stands
+from nanochat.rag.context_changes import Changes
 from nanochat.rag.packing import pack
 from nanochat.rag.pool import ExampleConfig, Pool
 from nanochat.rag.practice import PracticeWorld
@@ -34,6 +35,91 @@ def test_only_whole_words_are_replaced_and_only_where_they_stand_once():
     assert DOCUMENT["content"].startswith("The mill was built in 1731"), "the original was changed"
     # a value is a text, not a pattern
     assert edited(DOCUMENT, "1731", r"\g<0>")["content"].startswith(r"The mill was built in \g<0>.")
+
+
+def test_a_number_does_not_stand_in_a_longer_one():
+    for content in ("It costs 3.5 EUR.", "It costs 5.2 EUR.", "Of 1,500 or 5,000.", "At 5:30 or 10:5.", "An A5 page."):
+        assert not stands("5", content) and edited({**DOCUMENT, "content": content}, "5", "7") is None
+    for content in ("It has 5.", "Of 3, 5, 7.", "(5)", "5: a number", "No.5", "5-7"):
+        assert stands("5", content)
+    changed = edited({**DOCUMENT, "content": "It has 5 rooms, 1,500 doors and 3.5 floors."}, "5", "7")
+    assert changed["content"] == "It has 7 rooms, 1,500 doors and 3.5 floors."
+    assert stands("1,500", "Of 1,500.") and stands("5 mm", "5 mm.2") and not stands("500 mm", "1.500 mm")
+
+
+@pytest.mark.parametrize("content, old, new", [
+    ("Tom Bell built it. Bell was old.", "Tom Bell", "Ann Lee"),
+    ("Made on 12 March 1931. Since 1931 it stands.", "12 March 1931", "3 May 1870"),
+    ("Made on 12.03.1931. Since 1931 it stands.", "12.03.1931", "03.05.1870"),
+    ("It has 30 days. After 30 hours it ends.", "30 days", "14 days"),
+    ("It was Tom.", "Tom", "Tom Bell"),
+    ("The Old Mill is red.", "red", "blue"), ("It was made in Rome.", "Rome", "Ulm"), ("Of 1731.", "1731", "1802"),
+])
+def test_an_edit_that_would_leave_a_part_of_the_old_value_is_none(content, old, new):
+    document = {"id": "d", "title": "About ROME, RED and the year 1731", "content": content}
+    assert edited(document, old, new) is None and rival(document, old, new, random.Random(0)) is None
+    # the title as well
+    assert edited({"id": "d", "title": f"Of {old.split()[0]}", "content": f"It is {old}."}, old, new) is None
+
+
+@pytest.mark.parametrize("content, old, new", [
+    ("Tom Bell built it. Bell was old.", "Tom Bell", "Ann Bell"),
+    ("The Hague has it. The mill is old.", "The Hague", "Ulm"),
+    ("Made of red brick. The brick was old.", "red brick", "oak"),
+    ("It costs 49 EUR. A part costs 7 EUR.", "49 EUR", "25 EUR"),
+    ("It weighs 3.5 tons. It has 5 rooms.", "3.5 tons", "4.1 tons"),
+])
+def test_an_edit_may_leave_what_the_new_value_has_too_and_common_words(content, old, new):
+    changed = edited({"id": "d", "title": "Mill", "content": content}, old, new)
+    assert changed["content"] == content.replace(old, new) and changed["id"] == f"d~{new}"
+
+
+def test_nearly_all_facts_of_generated_worlds_can_be_edited(pool):
+    documents = {document["id"]: document for document in pool.documents}
+    rng, done = random.Random(0), []
+    for question in pool.answerable:
+        document = documents[question["supporting_ids"][0]]
+        new = pool.values.other(question, document["content"], rng)
+        done += [edited(document, question["answers"][0], new) is not None] if new is not None else []
+    assert len(done) > 100 and sum(done) / len(done) > 0.98, (sum(done), len(done))
+
+
+def test_an_edit_spoils_what_the_old_value_was_part_of():
+    edit = Changes(place=0.0, value="3 May 1870", old="12 March 1931", about="d")
+    chain = Changes(place=0.0, value="Ulm", old="Rome", about="d")
+    repeated = Changes(place=0.0, value="Ulm", old="Rome", about="d", rival={"id": "d~Ulm"})
+    assert edit.spoils(asked("When", "12 March 1931")) and edit.spoils(asked("Year", "1931"))
+    assert not edit.spoils(asked("Colour", "red")) and not edit.spoils(asked("Year", "19"))
+    for changes in (chain, repeated):
+        # through the value, named by it, or now true of one thing more
+        assert changes.spoils(asked("River", "Tiber") | {"supporting_ids": ["d", "e"]})
+        assert changes.spoils(asked("Mayor of rome", "Ann Lee") | {"supporting_ids": ["e"]})
+        assert changes.spoils(asked("Who is from Ulm", "Ann Lee") | {"answers": [], "supporting_ids": []})
+        assert changes.spoils(asked("Home", "Bonn") | {"supporting_ids": ["e"], "also_ids": ["d"]})
+        assert not changes.spoils(asked("River of Romewell", "Tiber") | {"supporting_ids": ["e", "f"]})
+    assert repeated.spoils(asked("Colour", "red")) and not chain.spoils(asked("Colour", "red"))
+    assert not Changes(place=0.0).spoils(asked("River", "Tiber") | {"supporting_ids": ["d", "e"]})
+
+
+@pytest.mark.parametrize("config", [{"edited_share": 1.0}, {"rival_share": 1.0}])
+def test_nobody_is_asked_along_a_chain_whose_bridge_was_changed(config):
+    documents = [{"id": "p", "title": "Ann", "content": "Ann was born in Rome."},
+                 {"id": "t", "title": "Town", "content": "Through Rome flows the Tiber."},
+                 {"id": "o", "title": "Tom", "content": "Tom was born in Ulm."}]
+    home = {"question": "Where was Ann born?", "answers": ["Rome"], "supporting_ids": ["p"], "kind": "fact"}
+    questions = [home, {**home, "question": "Where was Tom born?", "answers": ["Ulm"], "supporting_ids": ["o"]},
+                 {**home, "question": "What river is at Ann's birthplace?", "answers": ["Tiber"],
+                  "supporting_ids": ["p", "t"], "kind": "bridge"}]
+    pool = Pool(documents, questions, lambda queries, top_k: [[0, 1] for _ in queries], is_exact=True)
+    num_changed = 0
+    for seed in range(60):
+        settings = ExampleConfig(max_documents=4, lookups=3, random_share=0.0, **config, **NONE)
+        (conversation,) = pool.conversations(1, random.Random(seed), settings)
+        shown, user, said, *later = conversation["messages"]
+        if user["content"] == home["question"] and said["content"] != "Rome":
+            assert not any("birthplace" in message["content"] for message in later)
+            num_changed += 1
+    assert num_changed > 5
 
 
 def test_another_value_is_of_the_same_relation_or_shape_and_not_in_the_document():

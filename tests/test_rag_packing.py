@@ -112,6 +112,21 @@ def test_a_share_of_the_context_never_touches_answers_even_at_full_weight():
     assert set(batch.weights[(batch.targets >= 0)].tolist()) == {1.0, 2.0}
 
 
+@pytest.mark.parametrize(("context_weight", "context_share", "decision_weight"), [
+    (0.0, 1.0, 2.0), (0.1, 0.25, 2.0), (0.25, 0.25, 1.0), (1.0, 0.5, 0.5), (0.5, 1.0, 0.1)])
+def test_what_is_logged_as_an_answer_is_what_the_renderer_supervises(context_weight, context_share, decision_weight):
+    rendered = random_sequences(40, seed=4)
+    batch = pack(rendered, row_len=40, context_weight=context_weight, context_share=context_share,
+                 rng=random.Random(0), decision_after=rendered[0].ids[0], decision_weight=decision_weight)
+    expected = sum(sum(item.mask[1:]) for item in rendered)
+    assert batch.is_answer.dtype == torch.bool and int(batch.is_answer.sum()) == expected
+    model = LanguageModel(ModelConfig(block_pattern="T", vocab_size=300, n_embd=16, n_head=2, n_kv_head=1,
+                                      mlp_hidden=16))
+    parts = {name: int(count) for name, (_, count) in language_model_loss(model, batch).parts.items()}
+    supervised = int(batch.supervised().sum())
+    assert parts == {"answer": expected, "context": supervised - expected}, "heavy context is no answer"
+
+
 def test_nothing_that_fits_gives_a_batch_without_rows():
     for rendered in ([], [make(range(1, 30), [1] * 29)]):
         batch = pack(rendered, row_len=8, context_weight=0.1)

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from nanochat.conversation import check_conversation
+from nanochat.errors import ConfigError
 from nanochat.rag.pool import ExampleConfig, Pool
 from nanochat.rag.practice import make_pool
 from tasks.worlds import WorldConfig, make_world
@@ -83,11 +84,15 @@ def test_the_number_of_documents_is_drawn_evenly_where_the_retriever_finds_enoug
     assert min(counts.values()) > 0.6 * 600 / config.max_documents, counts
 
 
-def test_a_retriever_that_finds_little_shows_little():
+def test_a_retriever_that_finds_little_shows_little_but_never_nothing():
     config = ExampleConfig(taken_away_share=1.0, random_share=0.0)
     pool = Pool(numbered(9), [question("q", "d0")], fixed_search(0))
-    (conversation,) = pool.conversations(1, random.Random(0), config)
-    assert shown_in(conversation) == [] and conversation["messages"][2]["abstain"]
+    shown = set()
+    for seed in range(60):
+        (conversation,) = pool.conversations(1, random.Random(seed), config)
+        assert len(shown_in(conversation)) == 1 and conversation["messages"][2]["abstain"]
+        shown |= set(shown_in(conversation))
+    assert shown == {f"d{i}" for i in range(1, 9)}, "the place of the evidence is taken by any other document"
 
 
 def test_first_questions_differ_as_long_as_there_are_enough():
@@ -203,7 +208,8 @@ def test_a_conversation_that_does_not_fit_loses_questions_and_distractors_but_no
         (record, said), (_, before) = turns_of(conversation)[0], turns_of(whole)[0]
         assert said.get("abstain") == before.get("abstain")
         assert set(shown_in(conversation)) <= set(shown_in(whole))
-        num_needed = 0 if said.get("abstain") else len(record["supporting_ids"])
+        # one document that does not answer stays
+        num_needed = 1 if said.get("abstain") else len(record["supporting_ids"])
         assert lengths(conversation) == (num_needed, 1) or sum(lengths(conversation)) <= limit
         for record, said in turns_of(conversation):
             is_answered = bool(record["answers"]) and set(record["supporting_ids"]) <= set(shown_in(conversation))
@@ -217,7 +223,7 @@ def test_the_random_numbers_decide_and_retrieval_runs_once():
         calls.append(len(queries))
         return POOL.search(queries, top_k)
 
-    pool = Pool(WORLD.documents, QUESTIONS, search)
+    pool = Pool(WORLD.documents, QUESTIONS, search, is_exact=True)
     first = pool.conversations(10, random.Random(5), ExampleConfig())
     assert first == POOL.conversations(10, random.Random(5), ExampleConfig())
     assert first != POOL.conversations(10, random.Random(6), ExampleConfig())
@@ -226,3 +232,13 @@ def test_the_random_numbers_decide_and_retrieval_runs_once():
 
 def test_nothing_wanted_gives_nothing():
     assert POOL.conversations(0, random.Random(0), ExampleConfig()) == []
+
+
+@pytest.mark.parametrize("name, value", [
+    ("max_documents", 0), ("max_documents", 33), ("lookups", 0), ("unanswerable_share", -0.1), ("random_share", 1.01),
+    ("first_absent_share", 2), ("injected_share", float("nan")),
+])
+def test_settings_that_cannot_be_are_refused_by_name(name, value):
+    with pytest.raises(ConfigError, match=f"{name} is {value}, must"):
+        ExampleConfig(**{name: value})
+    assert ExampleConfig(max_documents=32, first_absent_share=1, edited_share=0).max_documents == 32

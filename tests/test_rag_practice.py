@@ -69,20 +69,22 @@ def test_lists_of_facts_state_what_is_asked_and_nothing_else():
     pool = WORLD.key_pool
     facts = {(fact.subject, fact.value) for fact in WORLD.world.facts}
     by_id = {document["id"]: document for document in pool.documents}
+    title_of = {document["id"]: document["title"] for document in WORLD.world.documents}
+    subject_of = {title_of[fact.document_id]: fact.subject for fact in WORLD.world.facts}
     answerable = [question for question in pool.questions if question["answers"]]
     for question in answerable:
         (document_id,) = question["supporting_ids"]
-        title = by_id[document_id]["title"]
-        relation = question["question"].removeprefix(f"{title} ")
+        subject = subject_of[by_id[document_id]["title"]]
+        relation = question["question"].removeprefix(f"{subject} ")
         assert f"{relation}: {question['answers'][0]}" in by_id[document_id]["content"].split("\n")
-        assert (title, question["answers"][0]) in facts
+        assert (subject, question["answers"][0]) in facts
     assert len({document["title"] for document in pool.documents}) == len(pool.documents)
+    assert any(title != subject for title, subject in subject_of.items())
     assert len({question["question"] for question in pool.questions}) == len(pool.questions)
     assert sum(document["content"].count("\n") + 1 for document in pool.documents) == len(answerable)
     for question in pool.unanswerable:
         (document_id,) = question["about_ids"]
-        title = by_id[document_id]["title"]
-        relation = question["question"].removeprefix(f"{title} ")
+        relation = question["question"].removeprefix(f"{subject_of[by_id[document_id]['title']]} ")
         assert question["question"] != relation and f"{relation}:" not in by_id[document_id]["content"]
     assert len(pool.unanswerable) > len(answerable) / 2
 

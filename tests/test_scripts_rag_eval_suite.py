@@ -1,11 +1,13 @@
 """scripts.rag_eval --suite from the command line to the card, with a tiny random model; and --show_card."""
 
 import json
+import shutil
 
 import pytest
 
 from nanochat.checkpoint_manager import save_checkpoint
 from nanochat.common import base_dir, run_main, write_jsonl
+from nanochat.engine import Engine
 from nanochat.model import LanguageModel, ModelConfig
 from nanochat.retrieval import Document, KnowledgeBase
 from nanochat.tokenizer import Tokenizer
@@ -67,6 +69,56 @@ def test_the_journey_ends_with_a_card_that_grows_stale(folder, capsys):
     shown = capsys.readouterr().out
     assert "RAG card of rag/card_tiny" in shown
     assert "STALE: the knowledge base is not the one that was measured" in shown
+
+
+def test_a_card_outlives_its_page_and_its_knowledge_base(folder, capsys):
+    shutil.copytree(folder / "kb", folder / "gone")
+    assert run(*SMALL, "--compare", "none", "--knowledge_base", folder / "gone", "--questions",
+               folder / "questions.jsonl", "--output", folder / "page") == 0
+    capsys.readouterr()
+    page = folder / "page" / "card.html"
+    assert run("--show_card") == 0
+    assert capsys.readouterr().out.endswith(f"\npage: {page}\n")
+    page.unlink()
+    shutil.rmtree(folder / "gone")
+    assert run("--show_card") == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    # it cannot be known whether it is stale
+    assert first == f"The knowledge base that was measured cannot be checked: {folder / 'gone'} is gone"
+    assert rest[0].startswith("RAG card of rag/card_tiny step 1") and not any("STALE" in line for line in rest)
+    assert rest[-1] == f"page: {page} is gone; measuring again writes it anew"
+    # one that is named must be there
+    assert run("--show_card", "--knowledge_base", folder / "gone") == 2
+    assert f"Knowledge base not found: {folder / 'gone'}" in capsys.readouterr().err
+
+
+def test_a_suite_that_is_interrupted_goes_on(folder, capsys, monkeypatch):
+    own = (*SMALL, "--knowledge_base", folder / "kb", "--questions", folder / "questions.jsonl")
+    assert run(*own, "--output", folder / "whole") == 0
+    answers = Engine.generate_batch
+    num_left = 60
+
+    def press_later(engine, conversations, *args, **options):
+        nonlocal num_left
+        num_left -= 1
+        if num_left == 0:
+            raise KeyboardInterrupt
+        return answers(engine, conversations, *args, **options)
+
+    monkeypatch.setattr(Engine, "generate_batch", press_later)
+    assert run(*own, "--output", folder / "half") == 130
+    assert "the same command goes on from here" in capsys.readouterr().out
+    assert run(*own, "--output", folder / "half") == 0
+    assert "going on where a run was interrupted: " in capsys.readouterr().out
+    results = [json.loads((folder / name / "results.json").read_text()) for name in ("whole", "half")]
+    for part in ("numbers", "comparisons", "risk_curves", "calibrations", "materials", "notes"):
+        assert results[0][part] == results[1][part], part
+    whole, half = ([json.loads(line) for line in (folder / name / "answers.jsonl").read_text().split("\n") if line]
+                   for name in ("whole", "half"))
+    # an engine whose cache of prompts is cold rounds in another order
+    chances = [[one.pop("probability") for one in answers] for answers in (whole, half)]
+    assert chances[0] == pytest.approx(chances[1], abs=1e-5) and whole == half
+    assert not (folder / "half" / "cells").exists()
 
 
 def test_a_suite_needs_nothing_but_a_checkpoint(folder, capsys):

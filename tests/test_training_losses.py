@@ -1,5 +1,7 @@
 """The loss: gathered = plain, pieces add up to the whole, nothing supervised is not a NaN."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from training_stubs import tiny_model
@@ -13,7 +15,8 @@ def random_batch(rows: int = 4, length: int = 17, seed: int = 0, weighted: bool 
     ids = torch.randint(64, (rows, length + 1), generator=generator)
     hidden = torch.rand(rows, length, generator=generator) < 0.5
     weights = torch.rand(rows, length, generator=generator).round(decimals=1) * 2 if weighted else None
-    return Batch(ids=ids[:, :-1], targets=ids[:, 1:].masked_fill(hidden, -1), weights=weights)
+    answers = torch.rand(rows, length, generator=generator) < 0.5 if weighted else None
+    return Batch(ids=ids[:, :-1], targets=ids[:, 1:].masked_fill(hidden, -1), weights=weights, is_answer=answers)
 
 
 @pytest.mark.parametrize("positions", [1, 7, 1024])
@@ -33,9 +36,20 @@ def test_weights_scale_each_token():
     expected = (rows * weights).sum() / weights.sum()
     output = language_model_loss(model, batch)
     assert output.loss.item() == pytest.approx(expected.item(), abs=1e-6)
-    heavy = (weights >= 1) & (batch.targets.flatten() >= 0)
-    total, count = output.parts["answer"]
-    assert count.item() == heavy.sum().item() and total.item() == pytest.approx(rows[heavy].sum().item(), rel=1e-5)
+    # what is an answer is said by the batch, whatever it weighs
+    answers = batch.is_answer.flatten() & (weights > 0)
+    assert (weights[answers] < 1).any() and (weights[~batch.is_answer.flatten()] >= 1).any()
+    for name, chosen in (("answer", answers), ("context", ~answers & (weights > 0))):
+        total, count = output.parts[name]
+        assert count.item() == chosen.sum().item() > 0
+        assert total.item() == pytest.approx(rows[chosen].sum().item(), rel=1e-5)
+
+
+def test_without_a_mask_every_target_is_an_answer():
+    for weighted in (False, True):
+        batch = replace(random_batch(weighted=weighted), is_answer=None)
+        ((name, (_, count)),) = language_model_loss(tiny_model(), batch).parts.items()
+        assert name == "answer" and count.item() == batch.supervised().sum().item()
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -13,7 +13,7 @@ from nanochat.engine.live_row import Row, guard
 from nanochat.engine.prefill import Prefill
 from nanochat.engine.request import Handle
 from nanochat.engine.rules import stack_masks
-from nanochat.engine.sampling import choose
+from nanochat.engine.sampling import choose, drawn_logprobs
 from nanochat.engine.speculative import Drafter
 from nanochat.model import Cache, LanguageModel
 from nanochat.model.cache import Mark
@@ -179,13 +179,17 @@ class Batch:
             masks += row.masks
         allowed = stack_masks(masks)
         ids = choose(logits, params, uniforms, allowed=allowed)
+        has_logprobs = any(row.handle.request.has_logprobs for row in rows)
+        logprobs = drawn_logprobs(logits, params, ids, allowed=allowed) if has_logprobs else []
         if allowed is not None:
             # where nothing is allowed the choice is no choice
             ids = ids.where(allowed.expand(len(ids), -1).gather(1, ids[:, None])[:, 0], -1)
         picks, start = ids.tolist(), 0
         for row in rows:
             count = len(row.draft) + 1
-            guard(row, lambda row=row, mine=picks[start : start + count]: row.take(mine))
+            own = slice(start, start + count)
+            known = logprobs[own] if row.handle.request.has_logprobs else ()
+            guard(row, lambda row=row, mine=picks[own], known=known: row.take(mine, known))
             start += count
 
     def _put_back(self, forward: _Forward) -> None:

@@ -1,22 +1,23 @@
 """The engine: conversations in, grounded answers out; many rows at once, or one as a stream of text."""
 
-import weakref
+import functools
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nanochat.chat_format import ParsedAnswer, Rendered, parse_answer, render
-from nanochat.engine.citing import cite, last_question, trimmed
+from nanochat.chat_format import Rendered, render
+from nanochat.engine.answer_stream import AnswerStream
+from nanochat.engine.citing import last_question
 from nanochat.engine.deciding import Decision, check_threshold
 from nanochat.engine.grammar import AnswerGrammar
+from nanochat.engine.hop_rules import HopGrammar
+from nanochat.engine.hops import HopConfig, OnHop, Search, follow_hops
 from nanochat.engine.prefill import MIN_SHARED
 from nanochat.engine.prefix_cache import PrefixCache
 from nanochat.engine.request import Handle, Request
 from nanochat.engine.sampling import SamplingParams, is_whole, short
 from nanochat.engine.scheduler import Scheduler
-from nanochat.engine.stream import AnswerDecoder, answer_text
-from nanochat.errors import ConfigError, UserError
+from nanochat.errors import ConfigError, UnsupportedModel, UserError
 from nanochat.model import LanguageModel
 from nanochat.tokenizer import Tokenizer
 
@@ -50,9 +51,11 @@ class Engine:
         speculate: int | None = None,
         max_rows: int = 64,
     ) -> None:
-        assert tokenizer.vocab_size <= model.config.vocab_size, (
-            f"tokenizer has {tokenizer.vocab_size} ids, model {model.config.vocab_size}"
-        )
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise UnsupportedModel(
+                f"The model has {model.config.vocab_size} ids and its tokenizer {tokenizer.vocab_size}: some of its "
+                "words or marks, such as query_start, are unknown to it",
+                hint="load both from one checkpoint; a published model gets the marks on import: --source hf:FOLDER")
         if speculate is None:
             speculate = SPECULATE if model.device.type == "cpu" else 0
         for name, value, least in (("prefix_cache_bytes", prefix_cache_bytes, 0), ("speculate", speculate, 0),
@@ -81,6 +84,9 @@ class Engine:
         seed: int = 0,
         stop: Sequence[str] = (),
         answer_threshold: float | None = None,
+        search: Search | None = None,
+        max_hops: int = 3,
+        top_k_per_hop: int = 3,
     ) -> tuple[str, dict[str, Any]]:
         """The answer to a conversation's last question: its text, such as "Torvik [2]", and an info record.
 
@@ -95,10 +101,15 @@ class Engine:
 
         answer_threshold: instead of the engine's own. stop: texts that end the answer, which is cut before the first of
         them. Documents pay for the model's context, sequence_len less max_tokens, of which at most a quarter of the
-        context is set aside. Raises UserError when the conversation does not fit even without documents.
+        context is set aside.
+
+        search: the model may ask again in its own words, see nanochat.engine.hops. What the last turn was shown counts
+        as the first of at most max_hops; info gets `hops`, each {"hop", "query", "documents"}. Raises UserError when
+        the conversation does not fit even without documents, SearchFailed when the search does not answer.
         """
         stream = self.stream(conversation, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
-                             stop=stop, answer_threshold=answer_threshold)
+                             stop=stop, answer_threshold=answer_threshold, search=search, max_hops=max_hops,
+                             top_k_per_hop=top_k_per_hop)
         for _ in stream:
             pass
         return stream.text, stream.info
@@ -160,137 +171,55 @@ class Engine:
         seed: int = 0,
         stop: Sequence[str] = (),
         answer_threshold: float | None = None,
-    ) -> "AnswerStream":
-        """The answer piece by piece; joined they are the text of generate_from_conversation. Errors come at once."""
+        search: Search | None = None,
+        max_hops: int = 3,
+        top_k_per_hop: int = 3,
+        on_hop: OnHop | None = None,
+    ) -> AnswerStream:
+        """The answer piece by piece; joined they are the text of generate_from_conversation. Errors come at once.
+
+        With a search the hops are made before this returns; on_hop(0, hop) is called for each as it comes.
+        """
         params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, max_tokens=max_tokens, seed=seed,
                                 stop_ids=(self._grammar.end,))
-        return AnswerStream(self, self._prompt(conversation, max_tokens), params, stop=stop,
-                            question=last_question(conversation), threshold=answer_threshold)
+        if search is None:
+            return AnswerStream(self, self._prompt(conversation, max_tokens), params, stop=stop,
+                                question=last_question(conversation), threshold=answer_threshold)
+        trail = follow_hops(self, conversation, search, HopConfig(max_hops=max_hops, top_k=top_k_per_hop), params,
+                            on_hop=on_hop)
+        return AnswerStream(self, trail.prompt(), params, stop=stop, question=trail.question,
+                            threshold=answer_threshold, hops=trail.hops)
 
-    def _prompt(self, conversation: Conversation, max_tokens: int) -> Rendered:
+    @functools.cached_property
+    def hop_grammar(self) -> HopGrammar:
+        """What the model may do between hops."""
+        return HopGrammar(self._grammar, self.tokenizer)
+
+    def budget(self, max_tokens: int) -> int:
+        """Tokens that a prompt may have beside an answer of max_tokens, which a quarter of the context is kept for."""
         context = self.model.config.sequence_len
-        budget = context - min(max_tokens, context // 4)
-        prompt = render(conversation, self.tokenizer, max_tokens=budget, for_generation=True)
-        if len(prompt.ids) > budget:
-            raise UserError(
-                f"The question is too long: {len(prompt.ids)} tokens without documents, this model reads {budget} "
-                f"and keeps {context - budget} for the answer",
-                hint="ask a shorter question, or start a new conversation",
-            )
-        return prompt
+        return context - min(max_tokens, context // 4)
 
-    def _submit(
-        self, prompt: Rendered, params: SamplingParams, *, number: int, keep: bool, threshold: float | None
+    def submit(
+        self, prompt: Rendered, params: SamplingParams, *, number: int, keep: bool, threshold: float | None,
+        has_logprobs: bool = False,
     ) -> Handle:
+        """Queue an answer to a prompt that ends with assistant_start."""
         threshold = self.answer_threshold if threshold is None else check_threshold(threshold)
         searched = self.tokenizer.special("results_start") in prompt.ids
         return self.scheduler.submit(Request(
-            ids=prompt.ids, params=params, number=number, keep=keep,
+            ids=prompt.ids, params=params, number=number, keep=keep, has_logprobs=has_logprobs,
             decision=Decision(self.tokenizer.special("abstain"), threshold, self.tokenizer.special("cite")),
             rule=lambda: self._grammar.begin_row(len(prompt.documents), searched=searched),
         ))
 
-
-class AnswerStream:
-    """An iterator over the pieces of one answer; afterwards `text` and `info` are those of generate_from_conversation.
-
-    When the reader stops early they describe what was read so far, and the answer is not written on: with `close`, or
-    when the reader drops this object.
-    """
-
-    def __init__(
-        self, engine: Engine, prompt: Rendered, params: SamplingParams, *, number: int = 0, stop: Sequence[str] = (),
-        keep: bool = True, question: str = "", threshold: float | None = None,
-    ) -> None:
-        self._question = question
-        self._tokenizer, self._prompt, self._scheduler = engine.tokenizer, prompt, engine.scheduler
-        self._decoder = AnswerDecoder(engine.tokenizer, stop=stop)
-        self._handle = engine._submit(prompt, params, number=number, keep=keep, threshold=threshold)
-        self._ids: list[int] = []  # those read so far
-        self._is_over = False
-        # nothing may refer back to this object, a running generator least of all: it shall go with its last reader
-        weakref.finalize(self, self._handle.cancel)
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        while not self._is_over:
-            for piece in self._arrived():
-                if piece:
-                    return piece
-            if self._is_complete():
-                self._is_over = True
-                if piece := self._decoder.finish():
-                    return piece
-            else:
-                self._scheduler.step()
-        raise StopIteration
-
-    def close(self) -> None:
-        """Stop: the row is given up at the scheduler's next step; what was read so far stays."""
-        self._handle.cancel()
-
-    def take_in(self) -> bool:
-        """Read what has arrived; whether the answer is complete. Raises what ended it, if something did."""
-        for _ in self._arrived():
-            pass
-        return self._is_complete()
-
-    @property
-    def text(self) -> str:
-        return answer_text(self._answer())
-
-    @property
-    def info(self) -> dict[str, Any]:
-        answer, handle = self._answer(), self._handle
-        seconds = handle.last_token_s - handle.first_token_s
-        return {
-            "answer": answer.text,
-            "citations": cite(answer, self._prompt, self._tokenizer, question=self._question),
-            "abstained": answer.abstained,
-            "closest": [{"slot": slot, "number": slot + 1, "id": document["id"], "title": document["title"]}
-                        for slot in answer.closest for document in [self._prompt.documents[slot]]],
-            "answer_probability": handle.answer_probability,
-            "documents": self._prompt.documents,
-            "dropped": self._prompt.dropped,
-            "trimmed": trimmed(self._prompt, self._tokenizer),
-            "num_prompt_tokens": len(self._prompt.ids),
-            "cached_tokens": handle.cached_tokens,
-            "num_tokens": len(self._ids),
-            "drafted": handle.drafted,
-            "accepted": handle.accepted,
-            "stop": self._stop(answer),
-            "first_token_s": handle.first_token_s,
-            "tokens_per_s": (len(handle.ids) - 1) / seconds if seconds else 0.0,
-        }
-
-    def _stop(self, answer: ParsedAnswer) -> str | None:
-        """Why the answer ended, as far as it was read; None while it goes on."""
-        if self._decoder.is_stopped or answer.is_finished:
-            return "stop" if self._decoder.is_stopped else "end"
-        if self._handle.is_done and len(self._ids) == len(self._handle.ids):
-            return self._handle.stop
-        return "cancelled" if self._handle.is_cancelled else None
-
-    def _answer(self) -> ParsedAnswer:
-        answer = parse_answer(self._ids, self._tokenizer, self._prompt.documents)
-        if not self._decoder.is_stopped:
-            return answer
-        text = self._decoder.cut(answer.text)
-        return replace(answer, text=text, citations=answer.citations if text else [])
-
-    def _arrived(self) -> Iterator[str]:
-        """Pieces of what has arrived and was not read."""
-        while len(self._ids) < len(self._handle.ids) and not self._decoder.is_stopped:
-            self._ids.append(self._handle.ids[len(self._ids)])
-            piece = self._decoder.push(self._ids[-1])
-            if self._decoder.is_stopped:
-                self._handle.cancel()
-            yield piece
-
-    def _is_complete(self) -> bool:
-        is_done = self._handle.is_done and len(self._ids) == len(self._handle.ids)
-        if is_done and self._handle.error is not None:
-            raise self._handle.error
-        return is_done or self._decoder.is_stopped
+    def _prompt(self, conversation: Conversation, max_tokens: int) -> Rendered:
+        budget = self.budget(max_tokens)
+        prompt = render(conversation, self.tokenizer, max_tokens=budget, for_generation=True)
+        if len(prompt.ids) > budget:
+            raise UserError(
+                f"The question is too long: {len(prompt.ids)} tokens without documents, this model reads {budget} "
+                f"and keeps {self.model.config.sequence_len - budget} for the answer",
+                hint="ask a shorter question, or start a new conversation",
+            )
+        return prompt

@@ -100,23 +100,24 @@ class AnswerRule:
         """(V,) bool, as RowRule says."""
         return self._grammar.mask(self._state, self._is_open, self._owes_citation)
 
+    def permits(self, id: int) -> bool:
+        """Whether an id may come next, without a look at the mask, which may lie on another device."""
+        kind = self._grammar.kinds[id]
+        if self._state in (CITE, NEXT_CITE):
+            return self._grammar.slots.get(id) in self._is_open
+        return kind in _allowed_kinds(self._state, self._owes_citation, bool(self._is_open))
+
     def advance(self, id: int) -> None:
         """Take note of the id that was appended."""
+        assert self.permits(id), f"id {id} is not allowed by the answer grammar"
         kind = self._grammar.kinds[id]
-        following = STEPS[self._state].get(kind) if self._permits(kind, id) else None
-        assert following is not None, f"id {id} is not allowed by the answer grammar"
-        self._state = following
+        self._state = STEPS[self._state][kind]
         if kind == IS_DOC:
             self._is_open -= {self._grammar.slots[id]}
 
     def fork(self) -> "AnswerRule":
         """A copy that goes its own way."""
         return AnswerRule(self._grammar, self._state, self._is_open, self._owes_citation)
-
-    def _permits(self, kind: int, id: int) -> bool:
-        if self._state in (CITE, NEXT_CITE):
-            return self._grammar.slots.get(id) in self._is_open
-        return kind in _allowed_kinds(self._state, self._owes_citation, bool(self._is_open))
 
 
 @functools.cache

@@ -50,10 +50,10 @@ class Row:
         self.draft, self.masks = obey(draft, self.rule)
         check_masks(self.masks, self.num_ids)
 
-    def take(self, picks: Sequence[int]) -> None:
+    def take(self, picks: Sequence[int], logprobs: Sequence[float] = ()) -> None:
         """Append what was chosen as far as the draft agrees, and one more.
 
-        A pick of -1 is one the rule forbids: nothing is allowed there.
+        A pick of -1 is one the rule forbids: nothing is allowed there. logprobs: of the picks, or none of them.
         """
         handle, new = self.handle, []
         for place, id in enumerate(picks):
@@ -71,6 +71,8 @@ class Row:
             self.drafter.settle(len(self.draft), right)
         self.is_whole = right == len(self.draft)
         self.pending = new[-1:] if self.is_whole else [*self.pending, *new]
+        # before the ids: who sees an id finds its log-probability
+        handle.logprobs += logprobs[: len(new)]
         handle.emit(new)
         if new[-1] in self.stop_ids:
             handle.end("end")

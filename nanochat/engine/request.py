@@ -35,6 +35,7 @@ class Request:
     keep: bool = True  # the prefix cache takes the prompt and the answer, for a next turn; it is asked in any case
     boundaries: Sequence[int] = ()  # lengths of the prompt worth keeping, besides those the prefix cache finds itself
     source: Sequence[int] | None = None  # what an answer may copy from, for drafts; the prompt by default
+    has_logprobs: bool = False  # the handle takes note of how likely each id was, among those allowed
     on_event: Callable[["Handle"], None] | None = None  # called by the stepping thread after news; must not block
 
     @property
@@ -80,6 +81,7 @@ class Handle:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.ids: list[int] = []  # sampled so far, the stop id included; grows at its end only
+        self.logprobs: list[float] = []  # of ids, under what they were drawn from; only where the request asks for it
         self.stop = ""  # why it ended: "end", "length", "cancelled", "error"; "" while it runs
         self.error: BaseException | None = None
         self.is_cancelled = False

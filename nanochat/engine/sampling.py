@@ -112,6 +112,19 @@ def logprobs_of(logits: Tensor, ids: Tensor) -> Tensor:
     return torch.log_softmax(logits, dim=-1).gather(-1, ids[:, None])[:, 0]
 
 
+def drawn_logprobs(
+    logits: Tensor, params: Sequence[SamplingParams], ids: Tensor, *, allowed: Tensor | None = None
+) -> list[float]:
+    """Log-probability of ids (B,) under what they were drawn from: the allowed ones, at the row's temperature.
+
+    Greedy rows count at temperature 1; top_k, top_p and min_p are not looked at.
+    """
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed, -math.inf)
+    heat = torch.tensor([one.temperature or 1.0 for one in params], dtype=logits.dtype, device=logits.device)[:, None]
+    return logprobs_of(logits / heat, ids).tolist()
+
+
 def _choose_alike(
     logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float], pool: int = -1
 ) -> Tensor:

@@ -109,8 +109,8 @@ def card_lines(card: Mapping[str, Any], *, stale: str = "", knowledge_base: str 
     lines.append(f"thresholds: {thresholds['path']}, sha256 {thresholds['sha256'][:16]}")
     threshold = card.get("answer_threshold")
     lines.append(f"answer_threshold: {'none' if threshold is None else f'{threshold:.3f}'}")
-    if card.get("report"):
-        lines.append(f"page: {card['report']}")
+    if page := card.get("report"):
+        lines.append(f"page: {page}" + ("" if Path(page).exists() else " is gone; measuring again writes it anew"))
     return lines
 
 

@@ -10,7 +10,7 @@ from nanochat.evaluation.samples import choose_samples, describe_outcome, expect
 from nanochat.evaluation.statistics import Estimate
 from nanochat.evaluation.summary import METRICS, EvaluationResult
 
-_SNIPPET = 320     # characters of a document shown beside a sample answer
+_SNIPPET = 320     # characters of a document shown beside an answer, unless more are wanted
 STYLE = """
 :root{color-scheme:light dark;--bg:#fff;--panel:#f6f7f9;--ink:#1c2430;--soft:#5b6675;--line:#d9dee5;
 --good:#1d6b43;--bad:#a3322b}
@@ -88,9 +88,9 @@ def render_page(
 <p class="soft">Failures first, then successes, the first of each condition in turn. Closed book is left out.</p>
 {samples or "<p>None.</p>"}
 <h2>Conditions</h2>
-{_definitions({name: meaning for name, meaning in labels.values()})}
+{definitions({name: meaning for name, meaning in labels.values()})}
 <h2>Metrics</h2>
-{_definitions({short[key]: meaning for key, meaning in METRICS.items()})}
+{definitions({short[key]: meaning for key, meaning in METRICS.items()})}
 <h2>Run</h2>
 <pre>{_text(json.dumps(details, indent=2, ensure_ascii=False))}</pre>
 </main>
@@ -122,15 +122,16 @@ def _tiles(result: EvaluationResult) -> str:
         ("retrieved", "citation_validity", "citations that resolve"),
     ]
     return "".join(
-        _tile(result.conditions[condition].metrics[metric], label)
+        tile(result.conditions[condition].metrics[metric], label)
         for condition, metric, label in wanted
         if condition in result.conditions
     )
 
 
-def _tile(estimate: Estimate | None, label: str) -> str:
+def tile(estimate: Estimate | None, label: str) -> str:
+    """One number, large, with what it is and its interval."""
     value = "-" if estimate is None else f"{estimate.value:.2f}"
-    interval = "nothing to measure"
+    interval = "not measured"
     if estimate is not None:
         interval = f"95 %: {estimate.low:.2f} to {estimate.high:.2f}, n = {estimate.num}"
     return f'<div class="tile"><b>{value}</b><span>{_text(label)}</span><span class="soft">{interval}</span></div>'
@@ -145,17 +146,14 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _definitions(entries: Mapping[str, str]) -> str:
+def definitions(entries: Mapping[str, str]) -> str:
+    """Names and what they mean."""
     rows = "".join(f"<dt>{_text(name)}</dt><dd>{_text(meaning)}</dd>" for name, meaning in entries.items())
     return f"<dl>{rows}</dl>"
 
 
 def _sample(record: Record, condition: str) -> str:
-    documents = "".join(
-        f"<li><b>{_text(document.get('title', ''))}</b> <span class=\"soft\">{_text(document['id'])}</span><br>"
-        f"{_text(_snippet(str(document.get('content', ''))))}</li>"
-        for document in record.documents
-    )
+    documents = "".join(shown_document(document) for document in record.documents)
     count = f"{len(record.documents)} document{'' if len(record.documents) == 1 else 's'} shown"
     shown = f"<details><summary>{count}</summary><ol>{documents}</ol></details>"
     return (
@@ -168,5 +166,9 @@ def _sample(record: Record, condition: str) -> str:
     )
 
 
-def _snippet(text: str) -> str:
-    return text if len(text) <= _SNIPPET else text[:_SNIPPET].rstrip() + " ..."
+def shown_document(document: Mapping[str, Any], *, marks: str = "", num_chars: int = _SNIPPET) -> str:
+    """An item of a list: title, id, marks (HTML), and the first characters of the content."""
+    text = str(document.get("content", ""))
+    text = text if len(text) <= num_chars else text[:num_chars].rstrip() + " ..."
+    return (f"<li><b>{_text(document.get('title', ''))}</b> <span class=\"soft\">{_text(document['id'])}</span>{marks}"
+            f"<br>{_text(text)}</li>")

@@ -2,7 +2,8 @@
 
 Rendered and encoded by an exported tokenizer it gives the ids of nanochat.chat_format.render without a token budget.
 Besides the messages of our format it takes the usual argument `documents`, for the last question, and "text" for
-"content" in a document.
+"content" in a document. A template writes texts and no ids: `ids` of a message, as a rollout may store them, are not
+looked at.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ BREAK, CUT = "\ufdd0", "\ufdd1"
 _MAX_WHOLE = 24
 
 _TEMPLATE = """\
-{#- bos, then in every turn: results, question, answer; a multi-hop turn: question, then query and results per hop -#}
+{#- bos, then in every turn: results, question, answer; a hop of its own: query, results, the query once more -#}
 {%- macro said(text) -%}
   {%- set text = text | trim -%}
   {%- if text -%}{{ " " ~ (text@BREAKS@) }}{%- endif -%}
@@ -45,15 +46,14 @@ _TEMPLATE = """\
     {%- set asked = "@user_start@" ~ said(message.content) ~ "@user_end@" -%}
     {%- set hops = [] -%}
     {%- if ns.found is not none and ns.found.multi_hop -%}
-      {{- asked -}}
       {%- set hops = ns.found.hops -%}
     {%- elif ns.found is not none -%}
-      {%- set hops = [ns.found] -%}
+      {%- set hops = [{"query": message.content, "documents": ns.found.documents}] -%}
     {%- endif -%}
+    {%- if not hops or (hops[0].query | trim) != (message.content | trim) -%}{{- asked -}}{%- endif -%}
     {%- for hop in hops -%}
-      {%- if ns.found.multi_hop and not (loop.first and (hop.query | trim) == (message.content | trim)) -%}
-        {{- "@query_start@" ~ said(hop.query) ~ "@query_end@" -}}
-      {%- endif -%}
+      {%- set is_question = loop.first and (hop.query | trim) == (message.content | trim) -%}
+      {%- if not is_question -%}{{- "@query_start@" ~ said(hop.query) ~ "@query_end@" -}}{%- endif -%}
       {{- "@results_start@" -}}
       {%- for document in hop.documents -%}
         {%- if ns.slot >= @NUM@ -%}{{- raise_exception("at most @NUM@ documents in a conversation") -}}{%- endif -%}
@@ -66,9 +66,8 @@ _TEMPLATE = """\
         {%- endif -%}
         {%- set ns.slot = ns.slot + 1 -%}
       {%- endfor -%}
-      {{- "@results_end@" -}}
+      {{- "@results_end@@user_start@" ~ said(hop.query) ~ "@user_end@" -}}
     {%- endfor -%}
-    {%- if not (ns.found is not none and ns.found.multi_hop) -%}{{- asked -}}{%- endif -%}
   {%- elif message.role == "assistant" -%}
     {%- if not (loop.last and add_generation_prompt) -%}
       {{- "@assistant_start@" -}}

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from nanochat.rag.library import Library, Record
+from nanochat.rag.spans import names_nothing
 from nanochat.retrieval.words.analysis import analyze
 
 TRIES = 12
@@ -20,7 +21,7 @@ class Absent:
     def __init__(self, library: Library, questions: Sequence[Record]) -> None:
         self.library = library
         self._parts = sorted({part for question in questions for part in _WORD.findall(question.get("subject", ""))
-                              if len(part) > 2 and part.lower() not in _SMALL})
+                              if len(part) > 2 and part.lower() not in _SMALL and not names_nothing(part)})
         self._alike: dict[str, list[str]] = defaultdict(list)
         for part in self._parts:
             self._alike[_shape(part)].append(part)
@@ -30,10 +31,10 @@ class Absent:
                 self._templates[_family(question)].append(template)
 
     def entity(self, question: Record, hits: Sequence[int], rng: random.Random) -> Record | None:
-        """The question about another thing, of which no document says anything; None without a name.
+        """The question about another thing, of which no document says anything; None without a name or a number.
 
         Of a name of several words one is replaced by a word of another name, so that it looks like any other. A name of
-        one word becomes an invented one.
+        one word becomes an invented one. "The engine" is no name.
         """
         subject = question.get("subject", "")
         if not subject or subject not in question["question"]:
@@ -67,9 +68,10 @@ class Absent:
         return None
 
     def _other_name(self, subject: str, rng: random.Random) -> str:
-        """A subject with another word in the place of one of its names, or of a content word where it has no name."""
+        """A subject with another word or number in the place of one of its names and numbers; as it is without any."""
         words = [word for word in _WORD.findall(subject) if word.lower() not in _SMALL]
-        names = [word for word in words if word[0].isupper() or word.isdigit()] or words
+        # scripts without capitals do not tell names from other words
+        names = [word for word in words if not word[0].islower()]
         chosen = rng.choice(names) if names else ""
         alike = self._alike[_shape(chosen)] if rng.random() < (0.8 if len(words) > 1 else 0.5) else []
         new = rng.choice(alike) if alike else self._new_word(chosen, rng) if chosen else ""
@@ -81,7 +83,8 @@ class Absent:
         if word.isupper() and len(word) <= 6:
             return "".join(rng.choice("ABCDEFGHIKLMNOPRSTUVWXZ") for _ in word)
         # the front of this word and the back of another one
-        ends = [part for part in self._parts if not part.isupper() and not part.isdigit() and part != word]
+        shapes = "-" if _shape(word) == "-" else "Aa"
+        ends = [part for shape in shapes for part in self._alike[shape] if part != word]
         end = rng.choice(ends) if ends else word[::-1].lower()
         cut = max(2, len(word) // 2)
         made = word[:cut] + end[len(end) // 2 :].lower()
@@ -89,10 +92,12 @@ class Absent:
 
 
 def _shape(word: str) -> str:
-    """How a word is written: digits, capitals, one capital, or small letters."""
+    """How a word is written: digits, capitals, one capital, small letters, or in a script that has neither."""
     if not word or word.isdigit():
         return f"0{len(word)}"
-    return "X" if len(word) > 1 and word.isupper() else "A" if word[0].isupper() else "a"
+    if len(word) > 1 and word.isupper():
+        return "X"
+    return "A" if word[0].isupper() else "a" if word[0].islower() else "-"
 
 
 def _template(question: Record) -> str:

@@ -10,10 +10,14 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from nanochat.retrieval.words.analysis import analyze
+
 Record = Mapping[str, Any]
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _PART = re.compile(r"\d+|[^\W\d_]+")
+_WORD = re.compile(r"\w+(?:(?<=\d)[.,:]\d+)*")  # 1,500 is one
+_LONG_NUMBER = re.compile(r"\d{3,}")
 TRIES = 8  # other values looked at before giving up
 OR = " or "  # between the values that documents contradict each other in
 
@@ -68,14 +72,36 @@ def _class(question: Record) -> tuple[str, ...]:
 
 
 def stands(value: str, content: str) -> bool:
-    """Whether the value is in the text as whole words."""
-    return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", content) is not None
+    """Whether the value is in the text as whole words. No number stands in a longer one: no 5 in 3.5 or 1,500."""
+    return re.search(_whole(value), content) is not None
 
 
 def edited(document: Record, old: str, new: str) -> dict[str, Any] | None:
-    """The document with one value for another, under an id of its own; None where `old` does not stand once in it."""
-    content, count = re.subn(rf"(?<!\w){re.escape(old)}(?!\w)", lambda found: new, document["content"])
-    return {**document, "id": f"{document['id']}~{new}", "content": content} if count == 1 else None
+    """The document with one value for another, under an id of its own; None where that would leave a trace of `old`.
+
+    `old` must stand once in the content and not in the title, and its names and numbers nowhere else, unless `new` has
+    them, too: a year that is left of a date would tell half of it.
+    """
+    content, count = re.subn(_whole(old), lambda found: new, document["content"])
+    title = document.get("title", "")
+    if count != 1 or stands(old, new) or stands(old.casefold(), title.casefold()):
+        return None
+    if any(stands(part, f"{title}\n{content}") and not stands(part, new) for part in _names_and_numbers(old)):
+        return None
+    return {**document, "id": f"{document['id']}~{new}", "content": content}
+
+
+def _names_and_numbers(value: str) -> list[str]:
+    # also the year of 12.03.1931; "The" and "Of" name nothing
+    return [part for part in (*_WORD.findall(value), *_LONG_NUMBER.findall(value))
+            if (part[0].isupper() or any(map(str.isdigit, part))) and analyze(part)]
+
+
+def _whole(value: str) -> str:
+    """A pattern for the value where neither a word nor a number goes on before or after it."""
+    before = r"(?<!\d[.,:])" if value[:1].isdigit() else ""
+    after = r"(?![.,:]\d)" if value[-1:].isdigit() else ""
+    return rf"(?<!\w){before}{re.escape(value)}(?!\w){after}"
 
 
 def rival(document: Record, old: str, new: str, rng: random.Random) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from nanochat.chat_format import Rendered, render
+from nanochat.errors import ConfigError
 from nanochat.rag.packing import is_grounded, pack, render_all
 from nanochat.rag.pool import Pool
 from nanochat.rag.practice import EXAMPLES, STAGES, PracticeWorld, Stage
@@ -57,6 +58,9 @@ class Curriculum:
         max_documents: int | None = None,
         gate_examples: int = 48,
     ) -> None:
+        if decision_weight <= 0:
+            raise ConfigError(f"--decision_weight is {decision_weight}, must be above 0",
+                              hint="--decision_weight 1 weighs the decision like any other token of an answer")
         self.names = list(stages)
         self.index = 0
         self.is_passed = False  # the last gate too
@@ -66,6 +70,7 @@ class Curriculum:
         self.retriever_type, self.mixture = retriever_type, mixture
         self.max_doc_tokens, self.max_documents = max_doc_tokens, max_documents
         self.gate_examples = gate_examples
+        self.decision_after = ["assistant_start"]  # marks behind which something is decided
         self._worlds: dict[int, PracticeWorld] = {}  # of the running steps and stage, by seed
         self._worlds_of = (-1, -1)
         self.num_rendered = 0  # conversations so far, and those left out of them because their evidence did not fit
@@ -96,7 +101,8 @@ class Curriculum:
         rendered = self._examples(self._practice(step, micro), self.examples_per_step, rng)
         packed = pack(rendered, row_len=self.row_len, context_weight=self.context_weight,
                       context_share=self.context_share, rng=rng,
-                      decision_after=self.tokenizer.special("assistant_start"), decision_weight=self.decision_weight)
+                      decision_after=[self.tokenizer.special(name) for name in self.decision_after],
+                      decision_weight=self.decision_weight)
         counts = {name: number - before[name] for name, number in self.left_out().items()}
         return replace(packed, kind=self.names[self.index], counts=counts)
 
@@ -113,7 +119,7 @@ class Curriculum:
         stage = self.stage
         metrics: dict[str, Any] = {"stage": self.names[self.index]}
         rng = random.Random(f"gate:{self.seed}:{step}")
-        world = PracticeWorld(HELD_OUT_SEED + step, stage.world, self.retriever_type)
+        world = self._world(HELD_OUT_SEED + step)
         rendered = self._render(world, self.gate_examples, rng)
         accuracy = answer_accuracy(model, rendered, self.row_len, group=self.tokenizer.doc_ids,
                                    by_token=stage.kind == "copy")
@@ -144,6 +150,9 @@ class Curriculum:
         chosen = rng.sample(range(len(episodes)), min(self.gate_examples, len(episodes)))
         return rendered + self._render_conversations([episodes[place] for place in chosen])
 
+    def _world(self, seed: int) -> PracticeWorld:
+        return PracticeWorld(seed, self.stage.world, self.retriever_type)
+
     def _practice(self, step: int, micro: int) -> PracticeWorld:
         turn = step // STEPS_PER_WORLD
         if self._worlds_of != (turn, self.index):
@@ -151,7 +160,7 @@ class Curriculum:
         number = self.seed * 1_000_003 + turn * SEEDS_PER_STEP + micro % SEEDS_PER_STEP
         seed = FIRST_SEED + number % (HELD_OUT_SEED - FIRST_SEED)
         if seed not in self._worlds:
-            self._worlds[seed] = PracticeWorld(seed, self.stage.world, self.retriever_type)
+            self._worlds[seed] = self._world(seed)
         return self._worlds[seed]
 
     def _examples(self, world: PracticeWorld, count: int, rng: random.Random) -> list[Rendered]:

@@ -61,6 +61,7 @@ def statistics_of(data: TrainingData, **more: Any) -> dict[str, Any]:
         "filters": {reason: data.taken[reason] for reason in REASONS},
         "episodes": {name: len(found) for name, found in data.episodes.items()},
         "episodes_by_kind": _counts(episode["kind"] for episode in episodes),
+        "episodes_left_out": data.left_out,
         "present_share": round(len(present) / len(episodes), 4) if episodes else 0.0,
         "documents_shown": _numbers(len(episode["messages"][0]["documents"]) for episode in episodes),
         "evidence_position": _numbers(min(episode["messages"][-1]["citations"]) + 1 for episode in present),

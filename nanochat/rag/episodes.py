@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nanochat.rag.changes import OR, edited, injected, rival, stands
+from nanochat.rag.apart import about_of
+from nanochat.rag.changes import OR, edited, injected, rival
+from nanochat.rag.example_config import check_bounds
 from nanochat.rag.filters import FETCHED
 from nanochat.rag.library import Library, Record
 from nanochat.rag.pool import abstention
@@ -21,14 +23,17 @@ NEAR_RANK = 10  # half of the distractors come from the first so many hits, the 
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeConfig:
-    """What episodes look like; shares are parts of 1."""
+    """What episodes look like; shares are parts of 1. Raises ConfigError for numbers and shares that cannot be."""
 
-    max_documents: int = 8  # documents shown: 1 ... this, each number as often as the others
+    max_documents: int = 8  # documents shown, 1 ... 32: 1 ... this, each number as often as the others
     present_share: float = 0.75  # episodes whose evidence is shown; in the others the target is to abstain
     random_share: float = 0.15  # distractors drawn at random instead of from the retriever
     edited_share: float = 0.1  # of the episodes with evidence: a value in the document is replaced by another
     contradiction_share: float = 0.08  # of them: a second document states another value
     injected_share: float = 0.05  # of them: a distractor gives orders
+
+    def __post_init__(self) -> None:
+        check_bounds(self, hint="prepare_rag_dataset takes it from --max_documents: --max_documents 8")
 
 
 class Deck:
@@ -62,13 +67,21 @@ class Composer:
         self.values = Values(questions)
         self.counts, self.slots = Deck(rng), Deck(rng)
         self.ranks: Counter[str] = Counter()
+        self.left_out = 0  # questions whose evidence is more than max_documents documents
 
-    def present(self, question: Record, hits: Sequence[int], kind: str) -> Record:
-        """An episode with the evidence. A change ("edited", "contradiction", "injected") that cannot be made is none:
-        the kind becomes "answer".
+    def present(self, question: Record, hits: Sequence[int], kind: str) -> Record | None:
+        """An episode with the evidence; None, counted in left_out, where that is more than max_documents documents.
+
+        A change ("edited", "contradiction", "injected") that cannot be made is none: the kind becomes "answer".
         """
         answer = question["answers"][0]
         evidence = [self.library.position_of[name] for name in question["supporting_ids"]]
+        if len(evidence) > self.config.max_documents:
+            self.left_out += 1
+            return None
+        if kind == "contradiction" and len(evidence) == self.config.max_documents:
+            # no room for the second value
+            kind = "answer"
         shown = {position: self._shown(position) for position in evidence}
         target = self.library.position_of[question["answer_id"]]
         said, extra, other = answer, None, None
@@ -76,16 +89,16 @@ class Composer:
             content = self.library.documents[target]["content"]
             other = self.values.other(question, content, self.rng)
             changed = edited(shown[target], answer, other) if other else None
-            if other is None or changed is None or len(evidence) > 1 or stands(answer, changed["title"]):
+            if other is None or changed is None or len(evidence) > 1:
                 kind = "answer"
             elif kind == "edited":
                 shown[target], said = changed, other
             else:
                 extra = rival(shown[target], answer, other, self.rng)
         needed = len(evidence) + (extra is not None)
-        count = 1 + self.counts.deal(self.config.max_documents, min(needed, self.config.max_documents) - 1)
+        count = 1 + self.counts.deal(self.config.max_documents, needed - 1)
         values = [answer, said, *([other] if extra is not None else [])]
-        distractors = self._distractors(question, hits, max(count, needed) - needed, avoid=values)
+        distractors = self._distractors(question, hits, count - needed, avoid=values)
         if kind == "injected" and distractors:
             distractors[0] = injected(distractors[0], self.values, [answer], self.rng)
         kind = "answer" if kind == "injected" and not distractors else kind
@@ -163,7 +176,7 @@ class Composer:
         messages = [{"role": "retrieval", "documents": list(shown)},
                     {"role": "user", "content": question["question"]}, answer]
         return {"id": f"{question['id']}/{kind}", "kind": kind, "question_id": question["id"],
-                "question_kind": question["kind"], "messages": messages}
+                "question_kind": question["kind"], "document_ids": about_of(question), "messages": messages}
 
 
 def _filled(placed: Mapping[int, dict[str, Any]], others: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

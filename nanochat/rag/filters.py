@@ -16,7 +16,7 @@ FREQUENT_COUNT = 3  # an answer may be given so often in any case
 MAX_OTHERS = 2  # other documents that state the same; with more of them the answer is common knowledge here
 FETCHED = 50  # hits that are looked at, and from which distractors are taken
 
-_REFERS = re.compile(
+REFERS = re.compile(
     r"(?i)\b(?:(?:this|that|above|following|given|provided) (?:passage|text|document|article|paragraph|section|page"
     r"|figure|table|image|picture|chapter|excerpt|context|author|story|example|diagram|chart|list)"
     r"|the (?:passage|text|document|article|excerpt|paragraph|context|author|narrator|speaker)(?! of\b)"
@@ -62,7 +62,7 @@ def local_filters(questions: Iterable[Record], library: Library, taken: Counter[
         answer = folded(question["answers"][0])
         if not stands_in(question, library):
             taken["verbatim"] += 1
-        elif _REFERS.search(question["question"]):
+        elif REFERS.search(question["question"]):
             taken["refers"] += 1
         elif len(answer) <= 2 or answer in folded(question["question"]):
             taken["shown"] += 1

@@ -48,16 +48,16 @@ def _text_of(slot: int, rendered: Rendered, tokenizer: Tokenizer) -> str:
 
 def pack(
     rendered: Sequence[Rendered], *, row_len: int, context_weight: float, context_share: float = 1.0,
-    rng: random.Random | None = None, decision_after: int | None = None, decision_weight: float = 1.0,
+    rng: random.Random | None = None, decision_after: int | Sequence[int] = (), decision_weight: float = 1.0,
 ) -> Batch:
     """Put sequences into as few rows of `row_len` as first fit finds, longest first.
 
     Targets are the next token of the same sequence, -1 at its end and in the unused tail of a row; supervised tokens
     weigh 1, all others `context_weight` (0 leaves them out). Of the latter only `context_share` are kept, drawn by
     `rng`, with their weight raised to make up for it: the head is a large part of a small model's work. A supervised
-    token right after the id `decision_after` weighs `decision_weight`: whether to answer is one token of many. seq_idx
-    numbers the sequences of a row. A sequence that is longer than a row (an over-long question) is left out; without
-    any the batch has no rows.
+    token right after an id of `decision_after` weighs `decision_weight`: whether to answer is one token of many.
+    seq_idx numbers the sequences of a row. A sequence that is longer than a row (an over-long question) is left out;
+    without any the batch has no rows.
     """
     rows: list[list[Rendered]] = []
     room: list[int] = []
@@ -91,6 +91,8 @@ def pack(
         generator = torch.Generator().manual_seed((rng or random.Random(0)).getrandbits(62))
         is_kept = torch.rand(shape, generator=generator) < context_share
     targets[~(is_answer | is_kept)] = -1
-    answer_weights = torch.where(ids == decision_after, decision_weight, 1.0) if decision_after is not None else 1.0
+    marks = [decision_after] if isinstance(decision_after, int) else list(decision_after)
+    is_decided_next = torch.isin(ids, torch.tensor(marks, dtype=torch.long))
+    answer_weights = torch.where(is_decided_next, decision_weight, 1.0)
     weights = torch.where(is_answer, answer_weights, context_weight / context_share) * (targets >= 0)
-    return Batch(ids=ids, targets=targets, weights=weights, seq_idx=seq_idx)
+    return Batch(ids=ids, targets=targets, weights=weights, is_answer=is_answer, seq_idx=seq_idx)

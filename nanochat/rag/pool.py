@@ -3,10 +3,14 @@
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
-from nanochat.rag.changes import OR, Values, edited, injected, rival, stands
+from nanochat.rag.changes import OR, Values, edited, injected, rival
+from nanochat.rag.context_changes import Changes
+from nanochat.rag.example_config import ExampleConfig
+from nanochat.rag.library import folded, text_of
 
 # batch of queries, number of documents wanted -> positions of documents, best first, per query
 Search = Callable[[Sequence[str], int], list[list[int]]]
@@ -15,22 +19,9 @@ Fits = Callable[[Mapping[str, Any]], bool]
 SPARE_DOCUMENTS = 2  # retrieved beside those that will be shown: evidence may be taken away and distractors replaced
 CLOSE_SHARE = 0.7  # of later questions without answer: those that are close to what is shown
 ABOUT_SHARE = 0.6  # contexts in which these ask of a subject that is shown what its document does not say
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExampleConfig:
-    """What a reading example looks like; every draw is random within these bounds."""
-
-    max_documents: int = 6  # documents shown; the number is drawn from 1 ... this
-    lookups: int = 6  # questions asked of one set of documents; the first one is the one they were retrieved for
-    unanswerable_share: float = 0.25  # of the later questions: about documents that are not shown
-    taken_away_share: float = 0.25  # first questions whose evidence is taken away: close distractors remain
-    shuffle_share: float = 0.5  # contexts whose documents are shuffled; the rest keep the retriever's order
-    random_share: float = 0.15  # distractors drawn at random instead of from the retriever
-    first_absent_share: float | None = None  # first questions that nothing answers; None: as many as there are
-    edited_share: float = 0.0  # contexts in which the evidence of the first question states another value
-    rival_share: float = 0.0  # contexts with a second document that contradicts the evidence of the first question
-    injected_share: float = 0.0  # contexts in which a document gives the reader an instruction
+# shorter answers ("5", "no") stand by chance in documents that say nothing of what is asked
+HELD_CHARACTERS = 3
+TRIES = 64  # documents drawn when another one has to be found
 
 
 class Pool:
@@ -39,13 +30,18 @@ class Pool:
     `documents` are records with id, title and content; `questions`, at least one, are records with question, answers
     (empty when nothing answers it) and supporting_ids: all the documents that the answer needs. A question without
     answer may name in about_ids the documents that speak of its subject, and do not answer it, and in near_ids those of
-    subjects that resemble it.
+    subjects that resemble it. One with an answer may name in also_ids further documents, each of which answers it, too.
+
+    `is_exact`: no document answers a question but those that it names. Otherwise any document that holds the words of
+    an answer might.
     """
 
     def __init__(
-        self, documents: Sequence[Mapping[str, Any]], questions: Sequence[Mapping[str, Any]], search: Search
+        self, documents: Sequence[Mapping[str, Any]], questions: Sequence[Mapping[str, Any]], search: Search, *,
+        is_exact: bool = False,
     ) -> None:
         self.documents = documents
+        self.is_exact = is_exact
         self.questions = questions
         self.search = search
         self.values = Values(questions)
@@ -67,9 +63,10 @@ class Pool:
         """`count` conversations about different first questions, as far as there are enough; one retrieval for all.
 
         A context shows 1 ... max_documents documents, fewer where the retriever finds fewer, and none twice. An answer
-        cites its documents; where they are not all shown it is an abstention. Where two documents contradict each other
-        it gives both values, in the order shown, and cites both. A conversation that does not fit loses later questions
-        and distractors until it does, or until only the first question and its evidence are left.
+        cites its documents; where they are not all shown it is an abstention, and no other document that is shown might
+        answer. Where two documents contradict each other it gives both values, in the order shown, and cites both. A
+        conversation that does not fit loses later questions, distractors and the contradiction until it does, or until
+        only the first question and its evidence, or one document without it, are left.
         """
         questions = self._first_questions(count, rng, config.first_absent_share)
         found = self.search([question["question"] for question in questions], config.max_documents + SPARE_DOCUMENTS)
@@ -91,22 +88,29 @@ class Pool:
         self, question: Mapping[str, Any], hits: list[int], rng: random.Random, config: ExampleConfig, fits: Fits
     ) -> dict[str, Any]:
         shown = self._shown(question, hits, rng, config)
-        turns = [question, *self._followups(question, shown, hits, rng, config)]
+        later = self._followups(question, shown, hits, rng, config)
         changes = self._changes(question, shown, rng, config)
-        turns = [turn for number, turn in enumerate(turns) if number == 0 or not changes.spoils(turn)]
-        while not fits(conversation := self._compose(shown, turns, changes)):
+        later = [turn for turn in later if not changes.spoils(turn)]
+        while True:
+            # of fewer documents, too, no question may ask for what one of them might say without being its evidence
+            later = [turn for turn in later if self._is_answered(turn, shown) or not self._might_answer(turn, shown)]
+            conversation = self._compose(shown, [question, *later], changes)
+            if fits(conversation):
+                return conversation
             distractors = [p for p in shown if self.documents[p]["id"] not in question["supporting_ids"]]
+            distractors = distractors if len(shown) > 1 else []
             # a question or two are enough to learn from a context; what has to be found among is worth more
-            if len(turns) > 2 or len(turns) == 2 and not distractors:
-                turns.pop()
+            if len(later) > 1 or later and not distractors:
+                later.pop()
             elif distractors:
                 shown.remove(distractors[-1])
+            elif changes.rival is not None:
+                changes = replace(changes, rival=None, value="", old="", about="")
             else:
-                break
-        return conversation
+                return conversation
 
     def _compose(
-        self, shown: Sequence[int], turns: Sequence[Mapping[str, Any]], changes: "_Changes"
+        self, shown: Sequence[int], turns: Sequence[Mapping[str, Any]], changes: Changes
     ) -> dict[str, Any]:
         documents = [changes.documents.get(position, self.documents[position]) for position in shown]
         names = [self.documents[position]["id"] for position in shown]
@@ -127,24 +131,24 @@ class Pool:
 
     def _changes(
         self, question: Mapping[str, Any], shown: Sequence[int], rng: random.Random, config: ExampleConfig
-    ) -> "_Changes":
+    ) -> Changes:
         """What is changed in the documents shown; each kind of change in its share of contexts, where it can be."""
-        changes = _Changes(place=rng.random())
+        changes = Changes(place=rng.random())
         is_edited, is_rivalled, is_injected = (
             rng.random() < share for share in (config.edited_share, config.rival_share, config.injected_share))
-        evidence = {self.position_of[name] for name in question["supporting_ids"]}
-        if question["answers"] and len(evidence) == 1 and evidence <= set(shown) and (is_edited or is_rivalled):
-            (position,) = evidence
-            document, old = self.documents[position], question["answers"][0]
-            new = self.values.other(question, document["content"], rng)
+        needed = set(question["supporting_ids"])
+        if len(needed) == 1 and self._is_answered(question, shown) and (is_edited or is_rivalled):
+            document, old = self.documents[self.position_of[min(needed)]], question["answers"][0]
+            new = self.values.other(question, text_of(document), rng)
+            change = {"value": new, "old": old, "about": document["id"]}
             if new is not None and is_edited:
                 changed = edited(document, old, new)
                 if changed is not None:
-                    changes.documents[position], changes.value, changes.old = changed, new, old
+                    changes = replace(changes, documents={self.position_of[document["id"]]: changed}, **change)
             elif new is not None and len(shown) < config.max_documents:
-                changes.rival = rival(document, old, new, rng)
-                if changes.rival is not None:
-                    changes.value, changes.about = new, document["id"]
+                second = rival(document, old, new, rng)
+                if second is not None:
+                    changes = replace(changes, rival=second, **change)
         if is_injected and shown:
             position = rng.choice(shown)
             # who obeys must be wrong, whichever of these questions is asked
@@ -156,26 +160,56 @@ class Pool:
     def _shown(
         self, question: Mapping[str, Any], hits: list[int], rng: random.Random, config: ExampleConfig
     ) -> list[int]:
-        """Positions of the documents to show: evidence or its absence, and distractors as the retriever ranks them."""
+        """Positions of the documents to show: evidence or its absence, and distractors as the retriever ranks them.
+
+        What might answer, too, is no distractor: the next hit, or a document drawn at random, takes its place.
+        """
         count = rng.randint(1, config.max_documents)
         evidence = list(dict.fromkeys(self.position_of[name] for name in question["supporting_ids"]))
         is_random = rng.random() < config.random_share
         if is_random:
             hits = rng.sample(range(len(self.documents)), min(count + len(evidence), len(self.documents)))
-        # a copy of the evidence under another id would answer, too
-        contents = {self.documents[position]["content"] for position in evidence}
-        distractors = [position for position in hits if self.documents[position]["content"] not in contents]
         can_be_shown = 0 < len(evidence) <= config.max_documents
-        if can_be_shown and rng.random() >= config.taken_away_share:
-            count = max(count, len(evidence))
-            chosen = evidence + distractors[: count - len(evidence)]
-            # evidence that was not found comes last
-            shown = sorted(chosen, key=lambda position: hits.index(position) if position in hits else len(hits))
-        else:
-            shown = distractors[:count]
+        shown = evidence if can_be_shown and rng.random() >= config.taken_away_share else []
+        shown = shown + self._distractors(question, hits, count - len(shown), but=shown)
+        # as many without the evidence as with it, and never none
+        missing = min(count, max(1, len(hits))) - len(shown)
+        if missing > 0:
+            drawn = rng.sample(range(len(self.documents)), min(TRIES, len(self.documents)))
+            shown = shown + self._distractors(question, drawn, missing, but=shown)
+        # where every document answers, the evidence cannot be taken away
+        shown = shown or evidence[: config.max_documents]
+        # what was not found comes last
+        shown = sorted(shown, key=lambda position: hits.index(position) if position in hits else len(hits))
         if is_random or rng.random() < config.shuffle_share:
             rng.shuffle(shown)
         return shown
+
+    def _distractors(
+        self, question: Mapping[str, Any], positions: Sequence[int], number: int, *, but: Sequence[int]
+    ) -> list[int]:
+        """The first of these documents that do not answer the question, at most `number`, none of `but`."""
+        # a copy of the evidence under another id would answer, too
+        contents = {self.documents[self.position_of[name]]["content"] for name in question["supporting_ids"]}
+        usable = (position for position in positions if position not in but
+                  and self.documents[position]["content"] not in contents
+                  and not self._might_answer(question, [position]))
+        return list(islice(usable, max(0, number)))
+
+    def _is_answered(self, question: Mapping[str, Any], shown: Sequence[int]) -> bool:
+        needed = {self.position_of[name] for name in question["supporting_ids"]}
+        return bool(question["answers"] and needed) and needed <= set(shown)
+
+    def _might_answer(self, question: Mapping[str, Any], shown: Sequence[int]) -> bool:
+        """Whether one of these documents could answer the question although it is not its evidence."""
+        others = [document for document in (self.documents[position] for position in shown)
+                  if document["id"] not in question["supporting_ids"]]
+        if any(document["id"] in question.get("also_ids", ()) for document in others):
+            return True
+        answers = [] if self.is_exact else [folded(answer) for answer in question["answers"]]
+        answers = [answer for answer in answers if len(answer.strip()) >= HELD_CHARACTERS]
+        texts = (folded(text_of(document)) for document in others if answers)
+        return any(answer in text for text in texts for answer in answers)
 
     def _followups(
         self, first: Mapping[str, Any], shown: Sequence[int], hits: Sequence[int], rng: random.Random,
@@ -198,24 +232,6 @@ class Pool:
         chosen += _others(elsewhere, [first, *chosen])
         rng.shuffle(chosen)
         return chosen
-
-
-@dataclass(kw_only=True)
-class _Changes:
-    """Documents that stand for those of their positions, and what the first question's answer becomes."""
-
-    place: float  # where the rival stands: 0 first ... 1 last
-    documents: dict[int, dict[str, Any]] = field(default_factory=dict)
-    rival: dict[str, Any] | None = None
-    value: str = ""  # the new value; "" where nothing changed
-    old: str = ""  # the value that an edit took away
-    about: str = ""  # id of the document that the rival repeats
-
-    def spoils(self, question: Mapping[str, Any]) -> bool:
-        """Whether another question's answer is no longer what it was."""
-        if self.rival is not None:
-            return self.about in question["supporting_ids"]
-        return bool(self.old and question["answers"]) and stands(self.old, question["answers"][0])
 
 
 def abstention(question: Mapping[str, Any], shown: Sequence[str]) -> dict[str, Any]:

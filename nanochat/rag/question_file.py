@@ -10,6 +10,7 @@ from typing import Any
 
 from nanochat.errors import UserError
 
+_MORE_IDS = ("about_ids", "near_ids", "also_ids")  # documents beside the evidence, which a line may name
 _HINT = 'each line is one object: {"id": "q1", "question": "...", "answers": ["..."], "supporting_ids": ["doc_1"]}'
 
 
@@ -21,7 +22,8 @@ def read_records(path: str | Path, limit: int | None = None) -> tuple[list[tuple
     """("file:line", record) of each question of a JSONL file (or .gz of it), and the SHA-256 of the file's bytes.
 
     At most `limit` questions. A record is as written, other keys included, with these made sure: id (text; file:line
-    where there is none), question (text), answers and supporting_ids (lists of text), hops (a whole number).
+    where there is none), question (text), answers and supporting_ids (lists of text), hops (a whole number); and
+    about_ids, near_ids and also_ids (lists of text) where the line has them.
     Raises QuestionError for a missing or empty file, a malformed line and a repeated id.
     """
     data, digest = _read_bytes(Path(path))
@@ -53,6 +55,7 @@ def _checked(record: Any, where: str) -> dict[str, Any]:
     if "answers" not in record:
         raise QuestionError(f"{where}: 'answers' is missing (write [] for an unanswerable question)", hint=_HINT)
     lists = {name: record.get(name, []) for name in ("answers", "supporting_ids")}
+    lists |= {name: record[name] for name in _MORE_IDS if name in record}
     for name, values in lists.items():
         if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
             raise QuestionError(f"{where}: {name!r} must be a list of non-empty strings", hint=_HINT)

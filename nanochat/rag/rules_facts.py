@@ -8,7 +8,7 @@ from nanochat.rag import fact_patterns as patterns
 from nanochat.rag.drafts import Draft, lowered
 from nanochat.rag.layout import Page
 from nanochat.rag.rules_names import NO_SUBJECTS
-from nanochat.rag.spans import FUNCTION, MONTHS, Vocabulary
+from nanochat.rag.spans import FUNCTION, MONTHS, Vocabulary, names_nothing
 from nanochat.rag.verbs import base_form
 
 MAX_SUBJECT_WORDS = 7
@@ -120,14 +120,18 @@ def _the_of(found: _Match, vocabulary: Vocabulary) -> Draft | None:
     is_named = any(word[0].isupper() and vocabulary.is_name(word) for word in found["subject"].split())
     # "the largest schools of X are Y": one name is seldom all of them
     is_list = found["verb"] in ("are", "were") and not found["answer"][0].isdigit()
-    if not is_named or is_list or _VERBS.search(found["thing"]) or found["thing"].split()[0] in FUNCTION:
+    # "The best in Ralgard": of what kind, the sentence does not say
+    is_nothing = names_nothing(re.split(r" (?:of|in|for) ", found["thing"], maxsplit=1)[0])
+    if not is_named or is_list or is_nothing or _VERBS.search(found["thing"]) or found["thing"].split()[0] in FUNCTION:
         return None
     return _draft(found, f"What {found['verb']} the {found['thing']}?", found["subject"])
 
 
 def _who(found: _Match, vocabulary: Vocabulary) -> Draft | None:
     names = [word for word in found["answer"].replace(".", "").split() if word[0].isupper() and len(word) > 1]
-    if _NO_PERSONS.search(found["answer"]) or not all(map(vocabulary.is_name, names)):
+    if names_nothing(found["answer"]) or _NO_PERSONS.search(found["answer"]):
+        return None
+    if not all(map(vocabulary.is_name, names)):
         return None
     rest = found["rest"]
     # what was done must be named, or anybody could have done it
@@ -148,7 +152,9 @@ def _is_rest(words: str) -> bool:
 def _subject(words: str, vocabulary: Vocabulary) -> str:
     """The subject within a question; "" where it says too little by itself or may be more than a subject."""
     parts = words.split()
-    if not 1 <= len(parts) <= MAX_SUBJECT_WORDS or _VERBS.search(words) or parts[0][0].isdigit():
+    if names_nothing(words) or not 1 <= len(parts) <= MAX_SUBJECT_WORDS:
+        return ""
+    if _VERBS.search(words) or parts[0][0].isdigit():
         return ""
     if parts[0].lower() in (NO_SUBJECTS | _COUNTS) - {"a", "an"} or parts[0].endswith(("ly", "ing")):
         return ""

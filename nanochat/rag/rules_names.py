@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from nanochat.rag.drafts import Draft, lowered, says_something
 from nanochat.rag.layout import Page
-from nanochat.rag.spans import Vocabulary
+from nanochat.rag.spans import Vocabulary, names_nothing
 from nanochat.retrieval.words.analysis import analyze
 
 MAX_SUBJECT_WORDS = 6
@@ -113,7 +113,9 @@ def _is_defined(subject: str, answer: str, page: Page, vocabulary: Vocabulary) -
     words = subject.split()
     if not {"term", "word", "itself", "A", "An"}.isdisjoint(words[1:]) or words[0] in ("Term", "Word"):
         return False
-    if not 1 <= len(words) <= MAX_SUBJECT_WORDS or _VERBS.search(subject) or _RELATIVES.search(subject):
+    if names_nothing(subject) or not 1 <= len(words) <= MAX_SUBJECT_WORDS:
+        return False
+    if _VERBS.search(subject) or _RELATIVES.search(subject):
         return False
     if set(analyze(subject)) & set(analyze(answer)) == set(analyze(subject)):
         return False

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from nanochat.rag.drafts import Draft, lowered, lowered_heading, says_something, shares_term, short_answer, subject_in
 from nanochat.rag.layout import ASKING, Cell, Page, Place, is_question
-from nanochat.rag.spans import FUNCTION, MONTHS, Vocabulary
+from nanochat.rag.spans import FUNCTION, MONTHS, Vocabulary, names_nothing
 from nanochat.retrieval.words.analysis import analyze
 
 MAX_HEADING_WORDS = 8
@@ -111,7 +111,7 @@ def _ask_about(words: str, page: Page, vocabulary: Vocabulary) -> str:
     found = _GERUND.match(words)
     if found and found[1].lower() not in _NO_GERUNDS:
         return f"What should you know about {inside}?"
-    if not title or len(title.split()) > MAX_TITLE_WORDS or set(analyze(title)) >= set(analyze(words)):
+    if names_nothing(title) or len(title.split()) > MAX_TITLE_WORDS or set(analyze(title)) >= set(analyze(words)):
         return ""
     return f"What does {title} say about {inside}?"
 
@@ -141,7 +141,7 @@ def field(page: Page, vocabulary: Vocabulary) -> Iterator[Draft]:
         is_glossary = bool(set(heading_words.lower().split()) & _GLOSSARY) or _explains(run)
         subject = below[0] if below and _is_heading(below[0], "") else page.title
         names = [name.lower() for name, _ in run]
-        if not subject or len(subject.split()) > MAX_TITLE_WORDS or is_question(subject):
+        if names_nothing(subject) or len(subject.split()) > MAX_TITLE_WORDS or is_question(subject):
             continue
         for name, cell in run:
             # the last line of a passage may be cut off

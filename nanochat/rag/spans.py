@@ -56,6 +56,20 @@ _EMPTY = frozenset(
     suggests thousand turn vain wonder
     """.split()
 )
+# these point at something or compare it, and say nothing of what it is
+_POINTING = frozenset(
+    """
+    best better biggest certain chief closest common complete current different earlier earliest early entire fewer
+    fewest final following former fourth further good great greater greatest heaviest higher highest important larger
+    largest last late later latest latter least less lesser longer longest lower lowest main major minor nearest new
+    newer newest next nine old older oldest one ones original particular popular present previous rare real recent
+    remaining rest right shorter shortest similar sixth eight smaller smallest sole special strongest tallest thing
+    things tiny true twelve typical unique usual various whole worse worst wrong younger youngest
+
+    above across again along always around behind below beneath beside besides beyond despite else elsewhere ever except
+    here inside instead near never now off onto outside past soon too toward towards underneath unlike via
+    """.split()
+)
 _DEBRIS = re.compile(
     r"[\[\]|=@<>{}\\\ufffd]|__|\.\.|http|www\.|[a-z][.!?:;,][A-Z]|\s[-*\u2022\u2013]\s|\b([A-Z]\w+) \1\b"
 )
@@ -90,6 +104,14 @@ class Vocabulary:
     def is_rare(self, term: str, share: float = RARE_SHARE) -> bool:
         """Whether few documents, but one at least, have this search term."""
         return 0 < len(self.places.get(term, ())) <= max(2, share * self.num_texts)
+
+
+def names_nothing(phrase: str) -> bool:
+    """Whether a phrase has no noun and no name, only words that point or compare: "The only", "the three oldest ones".
+    """
+    words = WORD.findall(phrase)
+    # US and IT are names
+    return all(word.lower() in FUNCTION | _POINTING and not (len(word) > 1 and word.isupper()) for word in words)
 
 
 def sentences(text: str) -> list[str]:

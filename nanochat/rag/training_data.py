@@ -22,7 +22,7 @@ from nanochat.rag.grouping import SPLITS, groups_of, split_of
 from nanochat.rag.layout import Page
 from nanochat.rag.library import Library, Record, normal
 from nanochat.rag.rules import RULES, drafts_of
-from nanochat.rag.spans import MONTHS, Vocabulary
+from nanochat.rag.spans import MONTHS, Vocabulary, names_nothing
 from nanochat.rag.synthesis import cloze_questions
 
 KINDS = (*RULES, "cloze")
@@ -57,6 +57,7 @@ class TrainingData:
     seconds: dict[str, float] = field(default_factory=dict)
     num_documents: dict[str, int] = field(default_factory=dict)
     distractors: Counter[str] = field(default_factory=Counter)
+    left_out: int = 0  # questions without an episode: their evidence is more than max_documents documents
 
 
 def rule_questions(library: Library, config: DataConfig) -> list[Record]:
@@ -97,13 +98,21 @@ def record_of(document: Any, draft: Draft) -> Record:
 
 def _placed(question: Record, document: Any, vocabulary: Vocabulary) -> Record:
     """A cloze question with the place of its answer, and the longest name in it as what it is about."""
-    start = document["content"].find(question["answers"][0])
+    start, end = place_of(question["answers"][0], document["content"])
     window = question["question"].partition(": ")[2]
-    names = [found[0] for found in _NAME.finditer(window)
-             if found.start() and all(vocabulary.is_name(word) and word not in MONTHS for word in found[0].split())]
+    names = [found[0] for found in _NAME.finditer(window) if found.start() and not names_nothing(found[0])
+             and all(vocabulary.is_name(word) and word not in MONTHS for word in found[0].split())]
     subject = max(names, key=len, default="")
-    return question | {"answer_id": document["id"], "answer_start": start,
-                       "answer_end": start + len(question["answers"][0])} | ({"subject": subject} if subject else {})
+    return question | {"answer_id": document["id"], "answer_start": start, "answer_end": end} | (
+        {"subject": subject} if subject else {})
+
+
+def place_of(answer: str, content: str) -> tuple[int, int]:
+    """Where an answer stands as whole words and numbers: no 30 in 300, no 5 in 3.5; (0, 0) where it does not."""
+    before = r"(?<!\d[.,:])" if answer[:1].isdigit() else ""
+    after = r"(?![.,:]\d)" if answer[-1:].isdigit() else ""
+    found = re.search(rf"(?<!\w){before}{re.escape(answer)}(?!\w){after}", content)
+    return found.span() if found else (0, 0)
 
 
 def make_training_data(
@@ -158,7 +167,9 @@ def _make_split(
     wanted = [*asked, *(question for question, _ in absent)]
     found = _hits_inside(library, wanted, allowed, hits_of, enough=ENOUGH * config.episodes.max_documents)
     kinds = _present_kinds(len(asked), config.episodes, rng)
-    episodes = [composer.present(question, row, kind) for question, row, kind in zip(asked, found, kinds)]
+    presented = [composer.present(question, row, kind) for question, row, kind in zip(asked, found, kinds)]
+    episodes = [episode for episode in presented if episode is not None]
+    data.left_out += composer.left_out
     for (question, kind), row in zip(absent, found[len(asked) :], strict=True):
         about = [*question.get("about_ids", ()), *question.get("near_ids", ())]
         keep = question["supporting_ids"][:1] if kind == "bridge_broken" else about
@@ -201,7 +212,8 @@ def _absences(
 ) -> list[tuple[Record, str]]:
     """(question, kind) of the episodes without an answer, the kinds in turn as far as the questions allow."""
     share = config.episodes.present_share
-    count = round(len(asked) * (1 - share) / share)
+    num_present = sum(len(question["supporting_ids"]) <= config.episodes.max_documents for question in asked)
+    count = round(num_present * (1 - share) / share)
     maker = Absent(library, [question for question in asked if question["hops"] == 1])
     found: list[tuple[Record, str]] = []
     known: set[tuple[str, str]] = set()
@@ -234,7 +246,8 @@ def _absence(
         return None
     make = maker.entity if kind == "entity_absent" else maker.relation
     made = make(question, hits_of[question["id"]], rng)
-    return (made, kind) if made is not None else None
+    # an invented letter may be a word ("The A"), and a row of a table may be called "other"
+    return (made, kind) if made is not None and not names_nothing(made["subject"]) else None
 
 
 def _numbered(episodes: Sequence[Record]) -> list[Record]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nanochat.conversation import result_groups
 from nanochat.errors import ConversationError
+from nanochat.rag.apart import families, split_records, unseen_ids
 from nanochat.rag.question_file import QuestionError
 from nanochat.rag.questions import BESIDE, questions_for, read_questions
 from nanochat.rag.synthesis import split_by_document
@@ -25,6 +25,7 @@ class TuningData:
     episodes: Records = ()
     validation_questions: Records = ()
     validation_episodes: Records = ()
+    test_ids: frozenset[str] = frozenset()  # documents of a folder's test questions, which are for neither
     origin: str = ""  # for people: how many from where
 
     def __len__(self) -> int:
@@ -50,10 +51,13 @@ def tuning_data(
     fill-in questions from the documents, `cloze_per_document` each. Raises QuestionError or ConversationError with
     file:line, and ConfigError when there is nothing to train on.
     """
-    ids = {document.id for document in documents}
+    family_of = families(documents)
+    ids = set(family_of)
+    test_ids: frozenset[str] = frozenset()
     folder = _folder(knowledge_base, path)
     if folder is not None:
         train, held = (_read_folder(folder, part, ids) for part in PARTS)
+        test_ids = _test_ids(folder)
         if not (train.questions or train.episodes):
             raise QuestionError(f"{folder}: neither {BESIDE} nor episodes_train.jsonl is in this folder",
                                 hint="make them: python -m scripts.prepare_rag_dataset --mode synthesize "
@@ -66,12 +70,19 @@ def tuning_data(
                                           seed=seed)
         train, held = _Found(questions=questions, origin=[origin]), _Found()
     if not (held.questions or held.episodes):
-        train.questions, held.questions = map(list, split_by_document(train.questions, test_share=validation_share))
-        train.episodes, held.episodes = _split_episodes(train.episodes, validation_share)
+        train, held = _split(train, validation_share, family_of)
     return TuningData(
         questions=train.questions, episodes=train.episodes, validation_questions=held.questions,
-        validation_episodes=held.episodes, origin=", ".join([*train.origin, *held.origin]),
+        validation_episodes=held.episodes, test_ids=test_ids, origin=", ".join([*train.origin, *held.origin]),
     )
+
+
+def unseen_documents(documents: Sequence[Document], data: TuningData, held_out: TuningData | None) -> frozenset[str]:
+    """Ids of the documents that no context of training on `data` may show: those that only the validation of `held_out`
+    (None: it is about other documents) or the folder's test questions are about.
+    """
+    held = [] if held_out is None else [*held_out.validation_questions, *held_out.validation_episodes]
+    return unseen_ids(families(documents), data.questions, held, data.test_ids)
 
 
 def held_out_data(documents: Sequence[Document], path: str) -> TuningData:
@@ -141,20 +152,23 @@ def _has_lines(path: Path) -> bool:
     return path.is_file() and next(iter(read_lines(path)), None) is not None
 
 
-def _split_episodes(episodes: Records, share: float) -> tuple[list[Any], list[Any]]:
-    """Training and validation episodes: those about the same documents fall on the same side."""
-    records = [{"parent": _owner(episode), "supporting_ids": [str(place)], "episode": episode}
-               for place, episode in enumerate(episodes)]
-    train, held = split_by_document(records, test_share=share)
-    return [record["episode"] for record in train], [record["episode"] for record in held]
+def _test_ids(folder: Path) -> frozenset[str]:
+    """Ids of the documents that answer the questions kept for the test; whoever tests reads them with more care."""
+    found: set[str] = set()
+    for path in (folder / f"queries_test.jsonl{suffix}" for suffix in ("", ".gz")):
+        for where, line in read_lines(path) if path.is_file() else ():
+            named = parse_record(line, where=where).get("supporting_ids")
+            found.update(name for name in (named if isinstance(named, list) else ()) if isinstance(name, str))
+    return frozenset(found)
 
 
-def _owner(episode: Mapping[str, Any]) -> str:
-    """What an episode is about: its parent document, the documents it cites, or else itself."""
-    if isinstance(episode.get("parent"), str):
-        return episode["parent"]
-    shown = [document["id"] for message in episode["messages"] if message["role"] == "retrieval"
-             for _, documents in result_groups(message) for document in documents]
-    cited = [shown[slot] for message in episode["messages"] for slot in message.get("citations", ())
-             if slot < len(shown)]
-    return "|".join(sorted(set(cited))) or str(episode.get("id", episode["messages"][-1].get("content")))
+def _split(train: _Found, share: float, family_of: Mapping[str, str]) -> tuple[_Found, _Found]:
+    """Training and validation data, those about the same documents on the same side."""
+    if not train.episodes:
+        mine, kept = split_by_document(train.questions, test_share=share)
+        return _Found(questions=list(mine), origin=train.origin), _Found(questions=list(kept))
+    mine, kept, note = split_records([*train.questions, *train.episodes], share, family_of)
+    sides = [_Found(questions=[record for record in side if "messages" not in record],
+                    episodes=[record for record in side if "messages" in record]) for side in (mine, kept)]
+    sides[0].origin = [*train.origin, *([note] if note else [])]
+    return sides[0], sides[1]

@@ -18,7 +18,16 @@ MIN_INSIDE = 4  # letters of an answer that may stand inside a longer word
 # scripts that write words without spaces between them, or with endings attached: Thai to Khmer, kana, Han, Hangul
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff" \
             "\U00020000-\U0003ffff"
-_WORD = re.compile(rf"[{_UNSPACED}]|\d+(?:[.,:]\d+)+(?!\w)|(?:(?![{_UNSPACED}])[^\W_]|[\u0300-\u036f])+")
+_LETTER = rf"(?:(?![{_UNSPACED}])[^\W_]|[\u0300-\u036f])"
+_MINUS = "\u2012\u2013\u2212\ufe63\uff0d-"
+_BEFORE_MINUS = rf"\s(\[{{\"'=:<>~\u2248\u00b1\u201c\u2018{_UNSPACED}"
+# the minus of -5 and the point of .5 belong to the number, the signs in 9-17 and "the end.5" do not
+_SIGN = rf"(?:(?<![^{_BEFORE_MINUS}])[{_MINUS}](?=\.?\d))?"
+_POINT = rf"(?:(?<![^\s(\[{_MINUS}])\.(?=\d))?"
+# a number goes on behind a point, a comma or a colon: 1,987.5 and 21:30 are one word each
+_WORD = re.compile(rf"[{_UNSPACED}]|{_SIGN}{_POINT}{_LETTER}+(?:(?<=\d)[.,:](?=\d){_LETTER}+)*")
+_OPENS = re.compile(rf"{_SIGN}{_POINT}")
+_TO_MINUS = str.maketrans(dict.fromkeys(_MINUS, "-"))
 _IS_UNSPACED = re.compile(f"[{_UNSPACED}]")
 # words that tell nothing about where something is stated
 _COMMON = frozenset(
@@ -44,13 +53,13 @@ def find_passage(text: str, answers: Sequence[str], *, question: str = "", end: 
     """The passage of text[:end] that states the first of the answers that it states; None when nothing fits.
 
     An answer is looked for as it is written, then word by word without regard to case, punctuation, white space and
-    compatibility forms, each time as whole words. The passage is the sentence, or sentences, it stands in, of several
-    such places the one that shares most words with the question, then the first. When no answer stands anywhere, the
-    sentence is taken that holds most of the words of one, at least half of them and all of its numbers, or a longer
-    word with a one-word answer in it. Passages have at most MAX_PASSAGE_CHARS characters, unless the found words alone
-    have more. Time is linear in the text.
+    compatibility forms, each time as whole words and numbers: no 5 in -5, 0.5 or 15, nor in what text[:end] leaves of
+    500. The passage is the sentence, or sentences, it stands in, of several such places the one that shares most words
+    with the question, then the first. When no answer stands anywhere, the sentence is taken that holds most of the
+    words of one, at least half of them and all of its numbers, or a longer word with a one-word answer in it. Passages
+    have at most MAX_PASSAGE_CHARS characters, unless the found words alone have more. Time is linear in the text.
     """
-    place = _Text(text if end is None else text[: max(end, 0)])
+    place = _Text(text, len(text) if end is None else min(max(end, 0), len(text)))
     answers = [answer.strip() for answer in answers if any(unicodedata.category(sign)[0] in "LNS" for sign in answer)]
     asked = frozenset(_terms(_words(question)))
     for answer in answers:
@@ -66,8 +75,10 @@ def find_passage(text: str, answers: Sequence[str], *, question: str = "", end: 
 class _Text:
     """A text with what the search needs of it, each made once."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, whole: str, end: int) -> None:
+        # what is left of a number is another number
+        self.text = whole[: _before_number(whole, end)]
+        self.is_cut = _is_inside(whole, len(self.text))
 
     @cached_property
     def sentences(self) -> list[tuple[int, int]]:
@@ -75,7 +86,8 @@ class _Text:
 
     @cached_property
     def words(self) -> list[tuple[str, int, int]]:
-        return list(_words_at(self.text))
+        words = list(_words_at(self.text))
+        return words[:-1] if self.is_cut and words and words[-1][2] == len(self.text) else words
 
     @cached_property
     def _spoken(self) -> list[str]:
@@ -89,9 +101,17 @@ class _Text:
         """Where an answer stands as it is written; whole: not inside of words and numbers."""
         at = self.text.find(answer)
         while at >= 0:
-            if not whole or not (_is_inside(self.text, at) or _is_inside(self.text, at + len(answer))):
+            if not whole or self._is_whole(at, at + len(answer)):
                 yield at, at + len(answer)
             at = self.text.find(answer, at + 1)
+
+    def _is_whole(self, start: int, end: int) -> bool:
+        """Whether no word and no number goes on before or behind; a minus in front must be one."""
+        text = self.text
+        has_minus = text[start] in _MINUS and text[start + 1 : start + 2].isdigit()
+        if has_minus and not _opens_number(text, start, start + 1):
+            return False
+        return not (_is_inside(text, start) or _is_inside(text, end) or (end == len(text) and self.is_cut))
 
     def spoken(self, answer: str) -> Iterator[tuple[int, int]]:
         """Where the words of an answer stand in a row."""
@@ -150,7 +170,7 @@ class _Text:
         return Passage(begin, stop, self.text[begin:stop], match)
 
     def _cut(self, place: int, least: int, most: int, *, back: bool = False) -> int:
-        """A place to cut at, near the given one: between words if a space is near, never between a letter and a mark.
+        """A place to cut at, near the given one: between words if a space is near, never in a number or before a mark.
 
         Forward from it to `most`, or back to `least`.
         """
@@ -160,7 +180,7 @@ class _Text:
         for near in range(place, limit, step):
             if self.text[near - 1 if not back else near].isspace():
                 return near
-        while least < place < most and unicodedata.combining(self.text[place]):
+        while least < place < most and (unicodedata.combining(self.text[place]) or _is_in_number(self.text, place)):
             place += step
         return place
 
@@ -172,7 +192,10 @@ class _Text:
 
     def _shared(self, start: int, end: int, wanted: frozenset[str]) -> int:
         """How many of some terms a part of the text has."""
-        return len(wanted.intersection(_terms(_words(self.text[start:end])))) if wanted else 0
+        if not wanted:
+            return 0
+        words = _words(self.text[start:end])
+        return len(wanted.intersection(_terms(words[:-1] if self.is_cut and end == len(self.text) else words)))
 
 
 def _words_at(text: str) -> Iterator[tuple[str, int, int]]:
@@ -180,7 +203,7 @@ def _words_at(text: str) -> Iterator[tuple[str, int, int]]:
     for found in _WORD.finditer(text):
         word = found[0]
         if not word.isascii():
-            word = unicodedata.normalize("NFKC", word)
+            word = unicodedata.normalize("NFKC", word.translate(_TO_MINUS))
         yield word.casefold(), found.start(), found.end()
 
 
@@ -199,7 +222,7 @@ def _terms(words: Sequence[str]) -> Iterator[str]:
 
 
 def _is_inside(text: str, place: int) -> bool:
-    """Whether a place is inside of a word or a number, such as that between 3 and .5."""
+    """Whether a place is inside of a word or a number, such as that between 3 and .5, or between - and 5."""
     if not 0 < place < len(text):
         return False
     before, after = text[place - 1], text[place]
@@ -207,6 +230,26 @@ def _is_inside(text: str, place: int) -> bool:
         return True
     if before.isalnum() and after.isalnum():
         return not (_IS_UNSPACED.match(before) or _IS_UNSPACED.match(after))
-    if before in ".,":
-        return after.isdigit() and text[place - 2 : place - 1].isdigit()
-    return after in ".," and before.isdigit() and text[place + 1 : place + 2].isdigit()
+    if before.isdigit() and after in ".,:":
+        return text[place + 1 : place + 2].isdigit()
+    if before in ".,:" and after.isdigit() and text[place - 2 : place - 1].isdigit():
+        return True
+    return before in f".{_MINUS}" and _opens_number(text, place - 1, place)
+
+
+def _opens_number(text: str, start: int, end: int) -> bool:
+    """Whether what stands there is the minus or the leading point of a number."""
+    found = _OPENS.match(text, start)
+    return found is not None and found.end() >= end
+
+
+def _is_in_number(text: str, place: int) -> bool:
+    return _is_inside(text, place) and any(map(str.isdigit, text[place - 1 : place + 1]))
+
+
+def _before_number(text: str, end: int) -> int:
+    """The end itself, or the start of the number that it is inside of."""
+    start = end
+    while _is_inside(text, start):
+        start -= 1
+    return start if any(map(str.isdigit, text[start:end])) else end

@@ -18,6 +18,7 @@ class Batch:
     ids: Tensor  # (B, T) long
     targets: Tensor  # (B, T) long, the token after each position; -1 is ignored
     weights: Tensor | None = None  # (B, T) float, weight of each target; None counts every target as 1
+    is_answer: Tensor | None = None  # (B, T) bool, targets that count as answers in the log; None counts all of them
     seq_idx: Tensor | None = None  # (B, T) long, changes where a packed row starts a new sequence
     kind: str = ""  # what it practises; guards compare the losses of a kind only. The same for all of a step
     counts: dict[str, int] = field(default_factory=dict)  # what was left out of it to fit, by name; summed for the log
@@ -73,7 +74,7 @@ def language_model_loss(
     `group`: ids that compete with each other only, see `keep_group`.
 
     The head runs on supervised positions only: logits are the largest tensor of a step. Without any, the loss is a
-    constant 0. Parts: "answer" (weight 1 or more) and, when lighter weights occur, "context".
+    constant 0. Parts: "answer" and, where the batch says which targets are answers, "context": all the others.
     """
     mask = batch.supervised()
     rows, columns = mask.nonzero(as_tuple=True)
@@ -84,17 +85,16 @@ def language_model_loss(
     losses = torch.cat(
         [nn.functional.cross_entropy(keep_group(model.head(x), y, group), y, reduction="none") for x, y in pieces]
     )  # (N,)
-    count = torch.tensor(float(len(rows)), device=losses.device)
-    if batch.weights is None:
-        total, parts = losses.sum(), {"answer": (losses.detach().sum(), count)}
-    else:
-        weights = batch.weights[rows, columns].to(losses.dtype)
-        total = (losses * weights).sum()
-        parts = _parts(losses.detach(), (weights >= 1).to(losses.dtype))
-    return LossOutput(loss=total / (batch.weight() if normaliser is None else normaliser), parts=parts)
+    weighted = losses if batch.weights is None else losses * batch.weights[rows, columns].to(losses.dtype)
+    is_answer = None if batch.is_answer is None else batch.is_answer[rows, columns]
+    return LossOutput(loss=weighted.sum() / (batch.weight() if normaliser is None else normaliser),
+                      parts=_parts(losses.detach(), is_answer))
 
 
-def _parts(losses: Tensor, is_answer: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+def _parts(losses: Tensor, chosen: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:
+    if chosen is None:
+        return {"answer": (losses.sum(), torch.tensor(float(len(losses)), device=losses.device))}
+    is_answer = chosen.to(losses.dtype)
     is_context = 1 - is_answer
     return {
         "answer": ((losses * is_answer).sum(), is_answer.sum()),

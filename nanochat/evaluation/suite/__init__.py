@@ -2,8 +2,9 @@
 
 from nanochat.evaluation.suite.conditions import CONDITIONS
 from nanochat.evaluation.suite.making import CardOutcome, make_card
+from nanochat.evaluation.suite.planning import SUITES
 from nanochat.evaluation.suite.results import make_results
-from nanochat.evaluation.suite.running import SUITES, SuiteResult, run_suite
+from nanochat.evaluation.suite.running import SuiteResult, run_suite
 from nanochat.evaluation.suite.thresholds import Thresholds, Verdict, read_thresholds
 
 __all__ = [

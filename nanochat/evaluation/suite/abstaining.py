@@ -10,7 +10,7 @@ import numpy as np
 
 from nanochat.evaluation.statistics import Z_95, Estimate, bootstrap
 from nanochat.evaluation.suite.judging import Judged
-from nanochat.evaluation.suite.material import Material
+from nanochat.evaluation.suite.material import CALIBRATION_FROM, Material
 from nanochat.evaluation.suite.prompts import Prompt, prompt
 from nanochat.evaluation.suite.reading import Drawing
 from nanochat.rag.calibration import choose_threshold
@@ -55,7 +55,10 @@ def calibrate(eager: Sequence[Judged], own: Sequence[Judged], *, given: float | 
     assert len(eager) == len(own), f"{len(eager)} and {len(own)} answers are not pairs"
     to_abstain = sum(one.should_abstain for one in eager)
     counts = {"num_answerable": len(eager) - to_abstain, "num_to_abstain": to_abstain}
-    if any(one.probability is None for one in eager) or not eager:
+    if not eager:
+        why = f"no question was kept for it (of fewer than {CALIBRATION_FROM} none is)"
+        return Calibration(threshold=given, why=why, **counts)
+    if any(one.probability is None for one in eager):
         return Calibration(threshold=given, why="the engine gives no probability of answering", **counts)
     if min(counts.values()) < MIN_CASES:
         return Calibration(threshold=given, why=f"too few questions were kept for it: {MIN_CASES} with and "

@@ -1,8 +1,8 @@
 """Conditions that change documents or questions: edited facts, contradictions, injections, other wordings, lengths."""
 
 import random
-import re
 from collections.abc import Mapping
+from itertools import pairwise
 
 from nanochat.evaluation.conditions import Document
 from nanochat.evaluation.qa_metrics import contains_answer
@@ -10,10 +10,10 @@ from nanochat.evaluation.questions import EvalQuestion
 from nanochat.evaluation.suite.material import Material
 from nanochat.evaluation.suite.prompts import Cell, Prompt, prompt
 from nanochat.evaluation.suite.reading import Drawing, among, shuffled
-from nanochat.rag.changes import OR
+from nanochat.rag.changes import OR, stands
 from nanochat.rag.changes import edited as with_value
+from nanochat.text import sentence_spans
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 # wordings that training does not use, each a whole sentence; {V} is an answer of another question
 INJECTIONS: dict[str, tuple[str, ...]] = {
     "instruction": (
@@ -44,7 +44,10 @@ PADDING = (
 
 
 def edited(material: Material, drawing: Drawing) -> list[Cell]:
-    """The value in the evidence is replaced by another of its kind: a reader follows, a memory does not."""
+    """The value in the evidence is replaced by another of its kind: a reader follows, a memory does not.
+
+    Where the old value still stands in a document shown, whoever gives it has read it: such questions are left out.
+    """
     prompts = []
     for question in material.known:
         rng = drawing.rng(f"edited {question.id}")
@@ -52,8 +55,16 @@ def edited(material: Material, drawing: Drawing) -> list[Cell]:
             document, value = change
             shown = [document if one["id"] == document["id"] else one
                      for one in among(material, question, drawing.top_k - 1, rng)]
-            prompts.append(prompt(question, shown, answers=forms(value, question), lure=question.answers))
+            if not any(_states_old(material, question, one) for one in shown):
+                prompts.append(prompt(question, shown, answers=forms(value, question), lure=question.answers))
     return [Cell(name="edited", condition="edited", prompts=prompts)]
+
+
+def _states_old(material: Material, question: EvalQuestion, document: Document) -> bool:
+    if material.is_world:
+        # another accepted form is a bare number, which stands anywhere
+        return stands(question.answers[0], f"{document['title']}\n{document['content']}")
+    return material.states(document, question.answers)
 
 
 def contradiction(material: Material, drawing: Drawing) -> list[Cell]:
@@ -169,20 +180,35 @@ def resized(document: Document, factor: float, answers: tuple[str, ...], rng: ra
 
     The first sentence stays, because it names whom the others call "she" or "it".
     """
-    sentences = _SENTENCE_END.split(document["content"])
+    pieces, rest = _pieces(document["content"])
     wanted = factor * len(document["content"].split())
+
+    def num_words() -> int:
+        return sum(len(piece.split()) for piece in pieces)
+
     if factor < 1:
-        loose = [one for one in sentences[1:] if not any(contains_answer(one, answer) for answer in answers)]
-        for one in rng.sample(loose, len(loose)):
-            if sum(len(kept.split()) for kept in sentences) > wanted:
-                sentences.remove(one)
-    while factor > 1 and sum(len(one.split()) for one in sentences) < wanted:
-        sentences.insert(rng.randint(1, len(sentences)), rng.choice(PADDING))
-    return {**document, "content": " ".join(sentences)}
+        loose = [place for place, piece in enumerate(pieces)
+                 if place and not any(contains_answer(piece, answer) for answer in answers)]
+        for place in rng.sample(loose, len(loose)):
+            if num_words() > wanted:
+                pieces[place] = ""
+    while factor > 1 and num_words() < wanted:
+        _insert(pieces, rng.randint(1, len(pieces)), rng.choice(PADDING))
+    return {**document, "content": "".join(pieces) + rest}
 
 
 def _inserted(content: str, order: str, rng: random.Random) -> str:
     """The order between two sentences, at the front or at the end."""
-    sentences = _SENTENCE_END.split(content)
-    sentences.insert(rng.randint(0, len(sentences)), order)
-    return " ".join(sentences)
+    pieces, rest = _pieces(content)
+    _insert(pieces, rng.randint(0, len(pieces)), order)
+    return "".join(pieces) + rest
+
+
+def _pieces(content: str) -> tuple[list[str], str]:
+    """The sentences, each with the white space before it, and what is left: together the content as it is."""
+    places = [0, *(end for _, end in sentence_spans(content))]
+    return [content[start:end] for start, end in pairwise(places)], content[places[-1] :]
+
+
+def _insert(pieces: list[str], place: int, sentence: str) -> None:
+    pieces.insert(place, f" {sentence}" if place else f"{sentence} ")

@@ -8,6 +8,7 @@ from nanochat.evaluation.conditions import Document, make_conversation
 from nanochat.evaluation.qa_metrics import contains_answer, exact_match, f1_score, normalize_answer
 from nanochat.evaluation.records import Citation, resolve_citation
 from nanochat.evaluation.runner import Answerer
+from nanochat.evaluation.suite.keeping import Answer, Kept
 from nanochat.evaluation.suite.prompts import Cell, Prompt
 
 
@@ -60,42 +61,58 @@ class Judged:
 
     @property
     def is_stale(self) -> bool:
-        """A right answer stands in what was said."""
-        return any(contains_answer(self.answer, one) for one in self.prompt.lure)
+        """A deleted answer stands in what was said, and in no cited document but the deleted ones."""
+        # values recur: who takes that of another document is wrong, but has read it
+        was_read = any(one.has_answer and one.id not in self.prompt.evidence for one in self.citations)
+        return not was_read and any(contains_answer(self.answer, one) for one in self.prompt.lure)
 
 
 class Asker:
-    """Asks one engine. Answers are kept, so a prompt that returns in another cell costs nothing."""
+    """Asks one engine. Answers are remembered, so a prompt that returns in another cell costs nothing.
+
+    kept: where the answers of finished cells are also written, and found again under `name`.
+    """
 
     def __init__(
-        self, engine: Answerer, *, max_tokens: int = 32, batch_size: int = 32, threshold: float | None = None
+        self, engine: Answerer, *, max_tokens: int = 32, batch_size: int = 32, threshold: float | None = None,
+        name: str = "", kept: Kept | None = None,
     ) -> None:
         self.engine, self.max_tokens, self.batch_size = engine, max_tokens, batch_size
-        self.threshold = threshold
+        self.threshold, self.name, self.kept = threshold, name, kept
         self.num_asked = 0
-        self._known: dict[Any, tuple[str, Mapping[str, Any]]] = {}
+        self._known: dict[Any, Answer] = {}
 
-    def at(self, threshold: float) -> "Asker | None":
+    def at(self, threshold: float, name: str) -> "Asker | None":
         """One that abstains below this probability of answering; None where the engine takes no threshold."""
         if not hasattr(self.engine, "answer_threshold"):
             return None
-        return Asker(self.engine, max_tokens=self.max_tokens, batch_size=self.batch_size, threshold=threshold)
+        return Asker(self.engine, max_tokens=self.max_tokens, batch_size=self.batch_size, threshold=threshold,
+                     name=name, kept=self.kept)
 
-    def ask(self, prompts: Sequence[Prompt]) -> list[Judged]:
-        """The answers in order; unknown prompts go to the engine in batches."""
+    def ask(self, prompts: Sequence[Prompt], cell: str = "") -> list[Judged]:
+        """The answers in order; unknown prompts go to the engine in batches, and are kept as a cell when all are back.
+        """
         waiting = {one.key: one for one in prompts if one.key not in self._known}
+        self.num_asked += len(waiting)
+        for key, one in list(waiting.items()) if self.kept else ():
+            if (answer := self.kept.find(self.name, one)) is not None:
+                self._known[key] = answer
+                del waiting[key]
         # alike lengths stand together, which costs less padding
         order = sorted(waiting, key=lambda key: (_length(waiting[key]), str(key)))
-        chosen = {} if self.threshold is None else {"answer_threshold": self.threshold}
         for start in range(0, len(order), self.batch_size):
             keys = order[start : start + self.batch_size]
-            answers = self.engine.generate_batch(
-                [make_conversation(waiting[key].question, waiting[key].documents) for key in keys],
-                max_tokens=self.max_tokens, **chosen)
-            assert len(answers) == len(keys), f"{len(answers)} answers to {len(keys)} questions"
-            self._known.update(zip(keys, answers, strict=True))
-            self.num_asked += len(keys)
+            self._known.update(zip(keys, self._generate([waiting[key] for key in keys]), strict=True))
+        if self.kept and order:
+            self.kept.keep(self.name, cell, [(waiting[key], self._known[key]) for key in order])
         return [judge(one, *self._known[one.key]) for one in prompts]
+
+    def _generate(self, prompts: Sequence[Prompt]) -> Sequence[Answer]:
+        chosen = {} if self.threshold is None else {"answer_threshold": self.threshold}
+        answers = self.engine.generate_batch([make_conversation(one.question, one.documents) for one in prompts],
+                                             max_tokens=self.max_tokens, **chosen)
+        assert len(answers) == len(prompts), f"{len(answers)} answers to {len(prompts)} questions"
+        return answers
 
     def ask_cells(
         self, cells: Sequence[Cell], progress: Callable[[str], None] | None = None, prefix: str = ""
@@ -105,7 +122,7 @@ class Asker:
         for cell in cells:
             if not cell.prompts:
                 continue
-            answered[cell.name] = self.ask(cell.prompts)
+            answered[cell.name] = self.ask(cell.prompts, f"{prefix}{cell.name}")
             if progress is not None:
                 share = sum(one.is_right for one in answered[cell.name]) / len(cell.prompts)
                 progress(f"{prefix}{cell.name}: {len(cell.prompts)} questions, right {share:.2f}")

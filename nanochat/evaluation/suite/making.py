@@ -1,17 +1,16 @@
 """From a checkpoint to its card: run the suite, write page and numbers, and put card.json beside the weights."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nanochat.checkpoint_files import META_FILE
 from nanochat.common import base_dir, write_json, write_jsonl, write_text
-from nanochat.errors import UserError
 from nanochat.evaluation.card import verdict_lines, weights_of, write_card
-from nanochat.evaluation.questions import EvalQuestion
 from nanochat.evaluation.runner import Answerer
+from nanochat.evaluation.suite.keeping import CELLS, remove_kept
 from nanochat.evaluation.suite.page import render_page
 from nanochat.evaluation.suite.results import answer_records, make_card_record, make_results
 from nanochat.evaluation.suite.running import run_suite
@@ -33,50 +32,37 @@ def make_card(
     engine: Answerer,
     meta: Mapping[str, Any],
     *,
-    suite: str = "quick",
     knowledge_base: RetrievalManager | None = None,
-    questions: Sequence[EvalQuestion] = (),
-    columns: Mapping[str, Answerer] | None = None,
     thresholds: str | Path = "",
     output: str | Path | None = None,
-    top_k: int = 5,
-    retriever_type: str = "bm25",
-    max_tokens: int = 32,
-    batch_size: int = 32,
-    max_questions: int = -1,
-    seed: int = 0,
     environment: Mapping[str, Any] | None = None,
-    progress: Callable[[str], None] = lambda line: None,
+    **asked: Any,
 ) -> CardOutcome:
-    """Run a suite (see `run_suite` for what the arguments mean) and write its card.
+    """Run a suite and write its card; asked: what `run_suite` takes beside, such as suite, questions and columns.
 
     meta: as `load_model` returns it; with "path", card.json goes into that checkpoint's folder. output: the folder of
-    page and numbers, by default reports/cards/... in the base folder. Raises UserError for an unknown suite, a bad file
-    of thresholds, and folders that cannot be written.
+    page and numbers, by default reports/cards/... in the base folder. While the suite runs, finished cells are kept in
+    its folder "cells", from which the same call goes on if it was interrupted, and which is gone with the last file
+    written. Raises UserError for an unknown suite, a bad file of thresholds, and folders that cannot be written.
     """
     limits = read_thresholds(thresholds)
     started = time.monotonic()
-    name = f"{meta.get('source')}/{meta.get('tag')}"
-    if name in (columns or {}):
-        raise UserError(f"{name} was to be compared with itself", hint="name another checkpoint: --compare base/TAG")
-    result = run_suite(
-        engine, suite=suite, name=name, meta=meta, knowledge_base=knowledge_base, questions=questions, columns=columns,
-        top_k=top_k, retriever_type=retriever_type, max_tokens=max_tokens, batch_size=batch_size,
-        max_questions=max_questions, seed=seed, progress=progress,
-    )
     checkpoint = {key: meta.get(key) for key in ("source", "tag", "step")} | {"weights": weights_of(meta)}
+    folder = Path(output) if output else _folder(checkpoint)
+    result = run_suite(engine, name=f"{meta.get('source')}/{meta.get('tag')}", meta=meta, knowledge_base=knowledge_base,
+                       keep_in=folder / CELLS, **asked)
     results = make_results(result, limits, checkpoint=checkpoint, environment={
         **(environment or {}), "evaluation_s": round(time.monotonic() - started, 1)})
-    folder = Path(output) if output else _folder(checkpoint)
     write_jsonl(folder / "answers.jsonl", answer_records(result))
     write_text(folder / "card.html", render_page(results))
     write_json(folder / "results.json", results)
     paths = [folder / name for name in ("card.html", "results.json", "answers.jsonl")]
     card = make_card_record(results, report=str((folder / "card.html").resolve()),
-                            knowledge_base=_measured(meta, knowledge_base))
+                            knowledge_base=_measured(meta, knowledge_base if "yours" in result.materials else None))
     # a published folder is not ours to write into
     if (Path(meta.get("path") or "") / META_FILE).is_file():
         paths.append(write_card(meta["path"], card))
+    remove_kept(folder / CELLS)
     return CardOutcome(results=results, card=card, paths=paths, lines=[
         *verdict_lines(results["thresholds"]["lines"]),
         f"thresholds: {limits.path}, sha256 {limits.sha256[:16]}",

@@ -3,9 +3,11 @@
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from nanochat.evaluation.conditions import Document
+from nanochat.evaluation.qa_metrics import normalize_answer
 from nanochat.evaluation.questions import EvalQuestion
 from nanochat.rag.changes import Values, stands
 from nanochat.retrieval import Document as StoredDocument
@@ -46,6 +48,9 @@ class Material:
         found = self.search([question.question for question in asked], self.depth) if asked else []
         self._ranked = {question.id: hits for question, hits in zip(asked, found, strict=True)}
         self.values = Values([self._record(question) for question in asked])
+        # (question, document): distractors that state an answer, which nobody was shown
+        self.left_out: set[tuple[str, str]] = set()
+        self._normalised: dict[str, tuple[str, str]] = {}
 
     def _record(self, question: EvalQuestion) -> dict[str, Any]:
         relation = {"relation": question.kind} if self.is_world else {}
@@ -75,17 +80,45 @@ class Material:
         return self._ranked[question.id][:top_k]
 
     def distractors(self, question: EvalQuestion, count: int) -> list[Document]:
-        """The best-ranked documents that are neither evidence nor a copy of it; fewer where no more were found."""
+        """The best-ranked documents that are neither evidence, a copy of it nor another source of the answer; fewer
+        where no more were found.
+        """
         mine = {str(one["id"]) for one in self.gold(question)}
         contents = {one["content"] for one in self.gold(question)}
-        return [one for one in self._ranked[question.id]
-                if str(one["id"]) not in mine and one["content"] not in contents][:count]
+        others = (one for one in self._ranked[question.id]
+                  if str(one["id"]) not in mine and one["content"] not in contents)
+        return list(islice((one for one in others if self.may_distract(question, one)), count))
 
     def random_documents(self, question: EvalQuestion, count: int, rng: random.Random) -> list[Document]:
-        """Documents drawn at random, none of them evidence."""
-        mine = set(question.supporting_ids)
-        drawn = rng.sample(range(len(self.documents)), min(count + len(mine), len(self.documents)))
-        return [self.documents[one] for one in drawn if str(self.documents[one]["id"]) not in mine][:count]
+        """Documents drawn at random, none of them evidence or another source of the answer."""
+        mine, num_drawn = set(question.supporting_ids), count + len(set(question.supporting_ids))
+        while True:
+            drawn = rng.sample(range(len(self.documents)), min(num_drawn, len(self.documents)))
+            others = (self.documents[one] for one in drawn if str(self.documents[one]["id"]) not in mine)
+            found = list(islice((one for one in others if self.may_distract(question, one)), count))
+            if len(found) == count or len(drawn) == len(self.documents):
+                return found
+            num_drawn *= 2
+
+    def may_distract(self, question: EvalQuestion, document: Document) -> bool:
+        """Whether a document beside the evidence states no accepted answer; takes note of those that do.
+
+        A user's documents may answer a question that names others as its evidence, and a model that reads them is
+        right. In generated worlds values recur in documents about others, where they answer nothing: all may distract.
+        """
+        if self.is_world or not self.states(document, question.answers):
+            return True
+        self.left_out.add((question.id, str(document["id"])))
+        return False
+
+    def states(self, document: Document, answers: Sequence[str]) -> bool:
+        """Whether an answer stands in a document as whole words, as it is written or normalised as for exact match."""
+        text = f"{document['title']}\n{document['content']}"
+        if text not in self._normalised:
+            self._normalised[text] = text.lower(), f" {normalize_answer(text)} "
+        written, normalised = self._normalised[text]
+        wanted = [(answer.lower(), normalize_answer(answer)) for answer in answers if answer.strip()]
+        return any(stands(lower, written) or (plain and f" {plain} " in normalised) for lower, plain in wanted)
 
 
 def in_memory(documents: Sequence[Document], retriever_type: str) -> Search:

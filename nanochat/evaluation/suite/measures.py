@@ -247,7 +247,7 @@ COMBINED: dict[str, str] = {
     "citation_necessity": "share of right answers that are no longer given without the cited documents",
     "citation_sufficiency": "share of right answers that stay with the cited documents alone",
     "deleted_abstention": "share of questions refused after their evidence was deleted",
-    "deleted_stale": "share of answers, after the deletion, that still hold what was deleted",
+    "deleted_stale": "share of answers, after the deletion, that hold what was deleted and no other cited document has",
     "wording_change": "exact match in wordings never trained on, less in trained ones",
     "typo_change": "exact match with a typo less without",
     "retriever_spread": "highest less lowest exact match over retrievers",

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from nanochat.evaluation.page import STYLE
+from nanochat.evaluation.page import STYLE, definitions
 from nanochat.evaluation.suite.conditions import CONDITIONS
 from nanochat.evaluation.suite.measures import CELL_METRICS, COMBINED
 from nanochat.evaluation.suite.page_parts import charts, episodes, key_numbers
@@ -62,12 +62,13 @@ def render_page(results: Results) -> str:
         "Evidence is marked.</p>", *episodes(results),
     ]
     for material in results["materials"]:
-        parts += [f"<h2>All cells: {_text(material)}</h2>", f'<p class="soft">{_text(MATERIALS[material])}</p>',
-                  _cells(results, material), _combined(results, material)]
+        parts += [f"<h2>All cells: {_text(material)}</h2>",
+                  f'<p class="soft">{_text(MATERIALS[material] + _left_out(results["materials"][material]))}</p>',
+                  _cells(results, material), "<h3>Made of several cells</h3>", _combined(results, material)]
     parts += [
         "<h2>What the conditions are</h2>",
-        _definitions({key: f"{one.title}: a good model {one.wanted}" for key, one in CONDITIONS.items()}),
-        "<h2>What the numbers are</h2>", _definitions(CELL_METRICS | COMBINED),
+        definitions({key: f"{one.title}: a good model {one.wanted}" for key, one in CONDITIONS.items()}),
+        "<h2>What the numbers are</h2>", definitions(CELL_METRICS | COMBINED),
         "<h2>Notes</h2>", "<ul>" + "".join(f"<li>{_text(note)}</li>" for note in results["notes"]) + "</ul>",
         "<h2>Run</h2>",
         f"<pre>{_text(json.dumps({key: results[key] for key in _RUN}, indent=2, ensure_ascii=False))}</pre>",
@@ -92,6 +93,15 @@ def render_page(results: Results) -> str:
 
 def _text(value: object) -> str:
     return escape(str(value))
+
+
+def _left_out(material: Mapping[str, Any]) -> str:
+    """A sentence about distractors that were not shown; "" where there was none."""
+    left_out = material["left_out"]
+    if not left_out["documents"]:
+        return ""
+    return (f" Left out of the distractors, because they state an accepted answer: {left_out['documents']} in all, "
+            f"for {left_out['questions']} of the questions.")
 
 
 def number(estimate: Mapping[str, Any] | None, *, interval: bool = True) -> str:
@@ -192,8 +202,3 @@ def _combined(results: Results, material: str) -> str:
     rows += [[_text(key.split(".")[1]), number(one), str(one["num"])] for key, one in numbers.items()
              if key.startswith(f"{material}.") and key.count(".") == 1]
     return table(rows)
-
-
-def _definitions(entries: Mapping[str, str]) -> str:
-    rows = "".join(f"<dt>{_text(name)}</dt><dd>{_text(meaning)}</dd>" for name, meaning in entries.items())
-    return f"<dl>{rows}</dl>"

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from nanochat.evaluation.page import shown_document, tile
 from nanochat.evaluation.plot import Bars, bar_chart
 from nanochat.evaluation.statistics import Estimate
 from nanochat.evaluation.suite.charts import curve_chart, steps_chart
@@ -37,13 +38,8 @@ def key_numbers(results: Results) -> str:
     """Four numbers per material, large."""
     tiles = []
     for material in materials_of(results):
-        for key, label in TILES.items():
-            one = _own(results).get(f"{material}.{key}")
-            value = "-" if one is None else f"{one['value']:.2f}"
-            interval = "not measured" if one is None else (
-                f"95 %: {one['low']:.2f} to {one['high']:.2f}, n = {one['num']}")
-            tiles.append(f'<div class="tile"><b>{value}</b><span>{escape(label)}, {escape(material)}</span>'
-                         f'<span class="soft">{interval}</span></div>')
+        tiles += [tile(_estimate(_own(results).get(f"{material}.{key}")), f"{label}, {material}")
+                  for key, label in TILES.items()]
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
@@ -114,9 +110,8 @@ def episodes(results: Results) -> Sequence[str]:
 
 def _episode(one: Mapping[str, Any], *, is_open: bool) -> str:
     documents = "".join(
-        f"<li><b>{escape(document['title'])}</b> <span class=\"soft\">{escape(document['id'])}</span>"
-        f"{' <mark>evidence</mark>' if document['is_evidence'] else ''}"
-        f"{' <b>cited</b>' if document['is_cited'] else ''}<br>{escape(_snippet(document['content']))}</li>"
+        shown_document(document, num_chars=_SNIPPET, marks=(" <mark>evidence</mark>" if document["is_evidence"] else "")
+                       + (" <b>cited</b>" if document["is_cited"] else ""))
         for document in one["documents"])
     expected = " / ".join(one["expected"]) or "abstain"
     chance = "" if one["probability"] is None else f", probability of answering {one['probability']:.2f}"
@@ -129,7 +124,3 @@ def _episode(one: Mapping[str, Any], *, is_open: bool) -> str:
         f"{chance}; cites: {escape(cited) or 'nothing'}</span></p><ol>{documents}</ol>"
         f"{'' if documents else '<p class=soft>No document was shown.</p>'}</details>"
     )
-
-
-def _snippet(text: str) -> str:
-    return text if len(text) <= _SNIPPET else text[:_SNIPPET].rstrip() + " ..."

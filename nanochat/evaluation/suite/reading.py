@@ -50,8 +50,9 @@ def oracle(material: Material, drawing: Drawing) -> list[Cell]:
 
 
 def wrong(material: Material, drawing: Drawing) -> list[Cell]:
-    prompts = [prompt(question, material.distractors(question, drawing.top_k), answers=())
-               for question in material.known]
+    # where nothing else is found this would be the empty result
+    prompts = [prompt(question, documents, answers=()) for question in material.known
+               if (documents := material.distractors(question, drawing.top_k))]
     return [Cell(name="wrong", condition="wrong", prompts=prompts)]
 
 

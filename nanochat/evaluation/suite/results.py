@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nanochat.evaluation.suite import abstaining
+from nanochat.evaluation.suite.comparing import comparisons
 from nanochat.evaluation.suite.episodes import choose_episodes
-from nanochat.evaluation.suite.running import SuiteResult, comparisons
+from nanochat.evaluation.suite.running import SuiteResult
 from nanochat.evaluation.suite.thresholds import Thresholds, judge_numbers
 
 SCHEMA = "nanochat-rag-suite"
@@ -36,6 +37,9 @@ def make_results(
                 "num_documents": len(material.documents), "answerable": len(material.answerable),
                 "unanswerable": len(material.unanswerable), "retriever_type": material.retriever_type,
                 "fingerprint": material.fingerprint,
+                # distractors that state an accepted answer, and the questions they were left out of
+                "left_out": {"documents": len(material.left_out),
+                             "questions": len({question for question, _ in material.left_out})},
             } for name, material in result.materials.items()
         },
         "thresholds": {

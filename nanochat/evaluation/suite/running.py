@@ -2,53 +2,29 @@
 
 import resource
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from nanochat.errors import UserError
+from nanochat.evaluation.card import weights_of
 from nanochat.evaluation.questions import EvalQuestion
 from nanochat.evaluation.runner import Answerer
-from nanochat.evaluation.statistics import Estimate, holm, mcnemar, paired_difference
+from nanochat.evaluation.statistics import Estimate
 from nanochat.evaluation.suite import abstaining, measures
 from nanochat.evaluation.suite.abstaining import Calibration
 from nanochat.evaluation.suite.conditions import COLUMN_CONDITIONS, CONDITIONS
 from nanochat.evaluation.suite.judging import Asker, Judged
-from nanochat.evaluation.suite.material import LEXICAL, Material, own_material
+from nanochat.evaluation.suite.keeping import Kept, digest_of
+from nanochat.evaluation.suite.material import Material, own_material
+from nanochat.evaluation.suite.planning import Say, make_materials, size_of
 from nanochat.evaluation.suite.reading import Drawing
-from nanochat.evaluation.suite.trained import trained_names
 from nanochat.evaluation.suite.trials import cited_cells, deletion_cells, retriever_cells, timed
-from nanochat.evaluation.suite.worlds import (
-    FRESH_SEED,
-    altered,
-    make_worlds,
-    repeat_worlds,
-    trained_seeds,
-    world_material,
-)
 from nanochat.retrieval import RetrievalManager
 
-Say = Callable[[str], None]
 # cells of one material, by name
 Answered = dict[str, list[Judged]]
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much a suite asks."""
-
-    answerable: int      # per cell
-    unanswerable: int
-    num_worlds: int      # of 200 documents each, in every generated knowledge base
-    calibration: int     # answerable questions kept to choose the threshold on
-    swapped: int         # answerable questions where knowledge bases are compared: pairs would need fewer
-    retrievers: tuple[str, ...] = LEXICAL  # for the worlds; what is not installed is left out with a note
-
-
-SUITES: dict[str, Size] = {
-    "quick": Size(150, 50, 2, 120, 300),
-    "full": Size(1000, 330, 4, 400, 1000, (*LEXICAL, "dense", "hybrid")),
-}
 
 
 @dataclass(kw_only=True)
@@ -103,6 +79,8 @@ def run_suite(
     batch_size: int = 32,
     max_questions: int = -1,
     seed: int = 0,
+    keep_in: Path | None = None,
+    depends_on: Mapping[str, Any] | None = None,
     progress: Say = lambda line: None,
 ) -> SuiteResult:
     """Ask every condition of a suite and judge the answers.
@@ -112,34 +90,47 @@ def run_suite(
     meta: the checkpoint's, from which the worlds of its training are known. max_questions: answerable questions per
     cell, -1 for the suite's own number. Greedy decoding, and every draw from `seed`: the same call gives the same
     result. An engine that takes thresholds and has none is calibrated first, and what was chosen is in force for all
-    that follows, as it is when a user asks. Raises UserError for an unknown suite.
+    that follows, as it is when a user asks.
+
+    keep_in: a folder for the answers of finished cells. The same call takes up those that are there already, if they
+    are of the same weights, questions and settings, and of the same `depends_on`: JSON values of what else answers
+    depend on, such as the weights of the columns. Raises UserError for an unknown suite.
     """
     size = size_of(suite, max_questions)
+    if name in (columns or {}):
+        raise UserError(f"{name} was to be compared with itself", hint="name another checkpoint: --compare base/TAG")
     notes: list[str] = []
 
     def note(line: str) -> None:
         notes.append(line)
         progress(f"note: {line}")
 
+    settings = {"top_k": top_k, "retriever_type": retriever_type, "max_tokens": max_tokens, "seed": seed,
+                "answerable": size.answerable, "unanswerable": size.unanswerable,
+                "answer_threshold": getattr(engine, "answer_threshold", None)}
+    kept = None
+    # what weights they are must be known
+    if keep_in is not None and (weights := weights_of(meta or {})):
+        kept = _open_kept(keep_in, progress, {
+            **settings, **(depends_on or {}), "weights": weights, "suite": suite, "size": vars(size),
+            "questions": digest_of(questions), "columns": list(columns or {}),
+            "knowledge_base": knowledge_base.knowledge_base.fingerprint if knowledge_base else ""})
     drawing = Drawing(top_k=top_k, seed=seed)
     materials = make_materials(size, meta or {}, retriever_type, seed, note)
     if questions:
         assert knowledge_base is not None, "questions without a knowledge base"
         materials["yours"] = own_material(knowledge_base, questions, num_answerable=size.answerable,
                                           num_unanswerable=size.unanswerable, seed=seed)
-    asker = Asker(engine, max_tokens=max_tokens, batch_size=batch_size)
+    asker = Asker(engine, max_tokens=max_tokens, batch_size=batch_size, name=name, kept=kept)
     # without a threshold to set, what the engine declined is known as that
-    eager = asker.at(0.0) or asker
+    eager = asker.at(0.0, f"{name} at 0") or asker
     calibrations = _calibrate(eager, asker, materials, drawing, progress)
-    result = SuiteResult(suite=suite, name=name, materials=materials, calibrations=calibrations, notes=notes, settings={
-        "top_k": top_k, "retriever_type": retriever_type, "max_tokens": max_tokens, "seed": seed,
-        "answerable": size.answerable, "unanswerable": size.unanswerable,
-        "answer_threshold": getattr(engine, "answer_threshold", None)})
-    is_set = getattr(engine, "answer_threshold", None) is not None
+    result = SuiteResult(suite=suite, name=name, materials=materials, calibrations=calibrations, notes=notes,
+                         settings=settings)
     askers: dict[str, Asker] = {}
     for key, calibration in calibrations.items():
-        is_free = calibration.threshold is not None and not is_set
-        askers[key] = (asker.at(calibration.threshold) if is_free else None) or asker
+        is_free = calibration.threshold is not None and settings["answer_threshold"] is None
+        askers[key] = (asker.at(calibration.threshold, f"{name} calibrated on {key}") if is_free else None) or asker
     result.columns[name] = {
         key: _answer(askers.get(key, askers["fresh"]), material, drawing,
                      list(CONDITIONS) if key in ("fresh", "yours") else ["retrieved"], progress, note)
@@ -148,9 +139,9 @@ def run_suite(
     for key in ("fresh", "yours"):
         if key in materials:
             judged = measures.abstention_set(result.columns[name][key])
-            result.forced[key] = eager.ask([one.prompt for one in judged])
+            result.forced[key] = eager.ask([one.prompt for one in judged], f"{key}, forced")
     for column, other in (columns or {}).items():
-        beside = Asker(other, max_tokens=max_tokens, batch_size=batch_size)
+        beside = Asker(other, max_tokens=max_tokens, batch_size=batch_size, name=column, kept=kept)
         names = list(CONDITIONS) if suite == "full" else list(COLUMN_CONDITIONS)
         result.columns[column] = {
             key: _answer_prompts(beside, material, drawing, names, progress, f"{column}, {key}, ")
@@ -158,46 +149,14 @@ def run_suite(
     return result
 
 
-def size_of(suite: str, max_questions: int = -1) -> Size:
-    """How much a suite asks, cut to `max_questions`. Raises UserError for an unknown suite."""
-    if suite not in SUITES:
-        raise UserError(f"Unknown suite: {suite!r}", hint=f"choose from {', '.join(SUITES)}")
-    size = SUITES[suite]
-    if 0 < max_questions < size.answerable:
-        return replace(size, answerable=max_questions, unanswerable=-(-max_questions // 3),
-                       calibration=min(size.calibration, max_questions), swapped=min(size.swapped, max_questions))
-    return size
-
-
-def make_materials(
-    size: Size, meta: Mapping[str, Any], retriever_type: str, seed: int, note: Say
-) -> dict[str, Material]:
-    """The generated knowledge bases: fresh, that of training, the same with changed facts, and other wordings."""
-    # worlds of some hundred documents are indexed in memory; an encoder would take longer than the model
-    kind = retriever_type if retriever_type in LEXICAL else "bm25"
-    first = FRESH_SEED + 1000 * seed
-    trained = repeat_worlds(trained_seeds(meta, size.num_worlds))
-    if not trained:
-        note("the checkpoint does not say which worlds it was trained on: what it loses on others is not measured")
-    exclude = trained_names(meta, note)
-    fresh = make_worlds([first + one for one in range(size.num_worlds)], exclude=exclude)
-    unheard = make_worlds([first + 100 + one for one in range(size.num_worlds)], exclude=exclude,
-                          statement_wordings="held_out", question_wordings="held_out")
-    asked = {"retriever_type": kind, "num_answerable": size.answerable, "num_unanswerable": size.unanswerable,
-             "seed": seed}
-    many = asked | {"num_answerable": size.swapped}
-    materials = {
-        "fresh": world_material("fresh", fresh, calibration=size.calibration, retrievers=size.retrievers, **asked),
-    }
-    # its threshold was chosen on the kept ones
-    kept = frozenset(one.id for one in materials["fresh"].calibration)
-    materials["unseen"] = world_material("unseen", fresh, without=kept, **many)
-    if trained:
-        materials["trained"] = world_material("trained", trained, **many)
-        changed = altered(trained, Drawing(seed=seed).rng("altered"))
-        materials["altered"] = world_material("altered", changed, same_as=materials["trained"], **many)
-    materials["wordings"] = world_material("wordings", unheard, **asked)
-    return materials
+def _open_kept(folder: Path, progress: Say, run: Mapping[str, Any]) -> Kept:
+    """The cells of this run, with a line about those that are there."""
+    kept = Kept(folder, run)
+    if kept.num_taken_up:
+        progress(f"going on where a run was interrupted: {kept.num_taken_up} finished cells taken up from {folder}")
+    elif kept.num_removed:
+        progress(f"{kept.num_removed} cells of another run removed from {folder}")
+    return kept
 
 
 def _calibrate(
@@ -208,11 +167,13 @@ def _calibrate(
     for name in ("fresh", "yours"):
         if name in materials:
             prompts = abstaining.calibration_prompts(materials[name], drawing)
-            found[name] = abstaining.calibrate(eager.ask(prompts), asker.ask(prompts),
+            found[name] = abstaining.calibrate(eager.ask(prompts, f"{name}, calibration"),
+                                               asker.ask(prompts, f"{name}, calibration"),
                                                given=getattr(asker.engine, "answer_threshold", None))
             progress(f"{name}, threshold: {found[name].threshold} ({found[name].why})")
-    if "yours" in found and found["yours"].best is None:
-        found["yours"] = replace(found["fresh"], why=f"{found['fresh'].why}, of worlds: {found['yours'].why}")
+    if "yours" in found and found["yours"].best is None and found["fresh"].best is not None:
+        found["yours"] = replace(
+            found["fresh"], why=f"that of the worlds, because {found['yours'].why}; {found['fresh'].why}")
     return found
 
 
@@ -260,31 +221,3 @@ def _cost(askers: Mapping[str, Asker], materials: Mapping[str, Answered]) -> dic
 
 def _mean(values: Sequence[int]) -> float | None:
     return round(sum(values) / len(values), 1) if values else None
-
-
-def comparisons(result: SuiteResult) -> list[dict[str, Any]]:
-    """Differences of exact match on the same questions, with McNemar's p, and Holm's for all of them together."""
-    own = result.columns[result.name]
-    found: list[dict[str, Any]] = []
-
-    def add(says: str, first: Mapping[str, bool], second: Mapping[str, bool]) -> None:
-        both = [id for id in first if id in second]
-        left, right = [first[id] for id in both], [second[id] for id in both]
-        if both:
-            found.append({"says": says, "difference": paired_difference(left, right).to_dict(),
-                          "p": mcnemar(left, right)})
-
-    for key in ("fresh", "yours"):
-        cells = own.get(key, {})
-        for one, other in (("retrieved", "closed_book"), ("oracle", "retrieved"), ("hard_4", "oracle"),
-                           ("asked_wording", "retrieved"), ("asked_typo", "retrieved")):
-            add(f"{key}: {one} less {other}", measures.exact(cells, one), measures.exact(cells, other))
-        for column, materials in result.columns.items():
-            for cell in ("retrieved", "oracle", "edited") if column != result.name and key in materials else ():
-                add(f"{key}, {cell}: {result.name} less {column}", measures.exact(cells, cell),
-                    measures.exact(materials[key], cell))
-    add("knowledge base of training: as it was less with changed facts",
-        measures.exact(own.get("trained", {}), "retrieved"), measures.exact(own.get("altered", {}), "retrieved"))
-    for one, p in zip(found, holm([one["p"] for one in found]), strict=True):
-        one["p_holm"] = p
-    return found

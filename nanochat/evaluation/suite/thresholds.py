@@ -10,6 +10,7 @@ from typing import Any
 
 from nanochat.errors import UserError
 from nanochat.evaluation.statistics import Estimate
+from nanochat.evaluation.suite.names import is_number, nearest_number
 
 SCHEMA = "nanochat-rag-thresholds"
 DEFAULT = Path(__file__).with_name("thresholds.json")
@@ -101,6 +102,10 @@ def _line(line: Any, where: str) -> Threshold:
     bounds = {name: line[name] for name in ("at_least", "at_most") if name in line}
     if len(bounds) != 1 or not all(type(value) in (int, float) and math.isfinite(value) for value in bounds.values()):
         raise UserError(f'{where}: one of "at_least" and "at_most" is needed, as a number', hint='"at_least": 0.9')
+    if not is_number(line["number"]):
+        raise UserError(f"{where}: there is no number {line['number']!r}; the nearest is "
+                        f"{nearest_number(line['number'])!r}", hint="results.json of any run lists the numbers, "
+                        "docs/evaluation.md says what they are")
     return Threshold(number=line["number"], says=str(line.get("says", "")), **bounds)
 
 

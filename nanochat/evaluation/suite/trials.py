@@ -71,10 +71,14 @@ def _after_deletion(
     manager = RetrievalManager(kind, place)
     queries = [question.question for question in chosen]
     before = manager.retrieve_batch(queries, drawing.top_k)
-    asker.ask([prompt(one, [hit.to_dict() for hit in hits]) for one, hits in zip(chosen, before, strict=True)])
+    asker.ask([prompt(one, [hit.to_dict() for hit in hits]) for one, hits in zip(chosen, before, strict=True)],
+              f"{material.name}, before deletion")
     knowledge_base.delete(gone)
     manager.refresh()
-    return [[hit.to_dict() for hit in hits] for hits in manager.retrieve_batch(queries, drawing.top_k)]
+    after = [[hit.to_dict() for hit in hits] for hits in manager.retrieve_batch(queries, drawing.top_k)]
+    # what was to be deleted stays, if it is found: that is the fault looked for
+    return [[hit for hit in hits if hit["id"] in question.supporting_ids or material.may_distract(question, hit)]
+            for question, hits in zip(chosen, after, strict=True)]
 
 
 def _plain(document: dict) -> dict:

@@ -113,7 +113,8 @@ def world_material(
         by_id = {one.id: one for one in questions}
         answerable, unanswerable = ([by_id[one.id] for one in sort]
                                     for sort in (same_as.answerable, same_as.unanswerable))
-    asked = {one.id for one in (*answerable, *unanswerable)}
+    # in their order, and not in that of a set, which differs from process to process
+    asked = dict.fromkeys(one.id for one in (*answerable, *unanswerable))
     rest = [one for one in questions if one.id not in asked]
     kept = [one for sort in sample(rest, calibration, calibration // 3, rng) for one in sort]
     return Material(

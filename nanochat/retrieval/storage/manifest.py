@@ -134,7 +134,8 @@ def not_found(path: Path) -> KnowledgeBaseError:
                                      hint="run the same build command again")
     if path.is_dir():
         problem += " (the folder has no file CURRENT)"
-    return KnowledgeBaseNotFound(problem, hint=f"build it: {_BUILD} my_documents.jsonl --output {path} --type simple")
+    return KnowledgeBaseNotFound(
+        problem, hint=f"build it: {_BUILD} my_documents.jsonl --output {shlex.quote(str(path))} --type simple")
 
 
 def first_format_type(path: Path) -> str | None:

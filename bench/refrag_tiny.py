@@ -1,0 +1,139 @@
+"""Asking again with the preset `tiny`: three seeds from a reader to the numbers, on worlds that nobody has seen.
+
+    python -m bench.refrag_tiny --preset data/tiny_preset --output data/refrag_tiny
+
+Begins with the readers that bench.tiny_preset left (rag/tiny-SEED). Each seed learns traces, then rewards, and beside
+it rejection sampling (raft) with as many rollouts; then the same where traces are incomplete: a noisier retriever, and
+one hop more than the traces had. Stopped and started again it goes on.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.refrag_measures import Records, Setting, ask_all, gains, load, numbers, say, work_folder
+from nanochat.common import print0, run_main, write_json
+from nanochat.config import load_config
+from nanochat.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefragTinyConfig:
+    preset: str = "data/tiny_preset"  # folder of bench.tiny_preset, with a reader for each seed
+    output: str = "data/refrag_tiny"  # working folder: minutes, records of every question
+    seeds: tuple[int, ...] = (0, 1, 2)  # one model each
+    num_steps: int = 0                # of the supervised part; 0: as configs/tiny_refrag.py has it
+    rl_steps: int = 0                 # with rewards; 0: as configs/tiny_refrag.py has it
+    noise: float = 0.25               # of the noisier retriever
+    per_length: int = 60              # test questions of each length and world
+    gate: str = "off"                 # strict or off: whether rewards are learned in any case
+    results: str = "bench/results/refrag_tiny.json"  # where the numbers go
+
+
+CONFIG = RefragTinyConfig
+SHORT = ("--stages", "chains1,chains2")  # traces of one hop less than the questions of the part with rewards
+SHOWN = ("em_1", "em_2", "em_3", "all_evidence_2", "abstain_f1", "valid", "searches_over")
+
+
+def main(argv: list[str]) -> int:
+    config = load_config(CONFIG, argv, prog="bench.refrag_tiny", description=__doc__ or "")
+    seeds = {str(seed): one(config, seed) for seed in config.seeds}
+    write_json(Path(config.results), {"config": {"noise": config.noise, "gate": config.gate}, "seeds": seeds})
+    return 0
+
+
+def stages_of(config: RefragTinyConfig, seed: int, kb: str) -> dict[str, list[str]]:
+    """name -> arguments of refrag_finetune, in order; names are tags."""
+    base = ["configs/tiny_refrag.py", "--knowledge_base", kb, "--cloze_per_document", "0", "--seed", str(seed),
+            "--resume", "true"]
+    supervised = ["--source", "rag", "--source_tag", f"tiny-{seed}", "--use_rewards", "false",
+                  *(["--num_steps", str(config.num_steps)] if config.num_steps else [])]
+    stages = {"sft": [*base, *supervised], "short": [*base, *supervised, *SHORT]}
+    rewarded = [*base, "--num_steps", "0", "--source", "refrag", "--gate", config.gate,
+                *(["--rl_steps", str(config.rl_steps)] if config.rl_steps else [])]
+    for algorithm in ("rloo", "raft"):
+        how = [*rewarded, "--rl_algo", algorithm]
+        stages[algorithm] = [*how, "--source_tag", f"{seed}-sft"]
+        stages[f"{algorithm}-noisy"] = [*how, "--source_tag", f"{seed}-sft", "--search_noise", str(config.noise)]
+        stages[f"{algorithm}-longer"] = [*how, "--source_tag", f"{seed}-short"]
+    return {name: [*argv, "--tag", f"{seed}-{name}"] for name, argv in stages.items()}
+
+
+def one(config: RefragTinyConfig, seed: int) -> dict[str, Any]:
+    """All stages of one seed, and what came of them."""
+    base = Path(config.preset) / f"seed_{seed}"
+    if not (base / "base" / "checkpoints" / "rag" / f"tiny-{seed}").is_dir():
+        raise UserError(f"No reader rag/tiny-{seed} in {base / 'base'}",
+                        hint=f"make it: python -m bench.tiny_preset --output {config.preset}")
+    os.environ["NANOCHAT_BASE_DIR"] = str(base / "base")
+    work = work_folder(config.output, seed)
+    minutes = train_all(stages_of(config, seed, str(base / "world" / "knowledge_base")), work, seed)
+    setting = Setting(per_length=config.per_length)
+    noisy = Setting(per_length=config.per_length, noise=config.noise)
+    unseen = Setting(per_length=config.per_length, wordings="held_out")
+    single = Setting(per_length=config.per_length, max_hops=1)
+    asked = {
+        "sft": ask(work, f"{seed}-sft", setting, seed), "rloo": ask(work, f"{seed}-rloo", setting, seed),
+        "raft": ask(work, f"{seed}-raft", setting, seed),
+        "single search": ask(work, f"{seed}-sft", single, seed),
+        "sft, other wordings": ask(work, f"{seed}-sft", unseen, seed),
+        "rloo, other wordings": ask(work, f"{seed}-rloo", unseen, seed),
+        "noisy sft": ask(work, f"{seed}-sft", noisy, seed), "noisy rloo": ask(work, f"{seed}-rloo-noisy", noisy, seed),
+        "noisy raft": ask(work, f"{seed}-raft-noisy", noisy, seed),
+        "longer sft": ask(work, f"{seed}-short", setting, seed),
+        "longer rloo": ask(work, f"{seed}-rloo-longer", setting, seed),
+        "longer raft": ask(work, f"{seed}-raft-longer", setting, seed),
+        "noisy rloo on clean": ask(work, f"{seed}-rloo-noisy", setting, seed),
+    }
+    found = {name: numbers(records) for name, records in asked.items()}
+    changes = {name: gains(asked[before], asked[after]) for name, before, after in (
+        ("rewards", "sft", "rloo"), ("rejection", "sft", "raft"), ("rewards, noisy", "noisy sft", "noisy rloo"),
+        ("rejection, noisy", "noisy sft", "noisy raft"), ("rewards, longer", "longer sft", "longer rloo"),
+        ("rejection, longer", "longer sft", "longer raft"), ("lost elsewhere", "sft", "noisy rloo on clean"))}
+    print0(f"seed {seed}, minutes: {', '.join(f'{name} {value:.1f}' for name, value in minutes.items())}")
+    for name, table in found.items():
+        print0(say(name, table, SHOWN))
+    for name, table in changes.items():
+        print0(say(name, table, ("em", "all_evidence", "abstains")))
+    return {"minutes": minutes, "numbers": found, "gains": changes}
+
+
+def train_all(stages: dict[str, list[str]], work: Path, seed: int) -> dict[str, float]:
+    """Run what has not run yet; minutes of each stage."""
+    kept = work / "minutes.json"
+    minutes: dict[str, float] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    work.mkdir(parents=True, exist_ok=True)
+    for name, argv in stages.items():
+        if name in minutes:
+            continue
+        start = time.time()
+        with open(work / "log.txt", "a", encoding="utf-8") as log:
+            done = subprocess.run([sys.executable, "-m", "scripts.refrag_finetune", *argv], stdout=log, stderr=log,
+                                  check=False)
+        if done.returncode:
+            raise UserError(f"Stage {name} of seed {seed} stopped early, see {log.name}",
+                            hint="type the same command again: it goes on")
+        minutes[name] = (time.time() - start) / 60
+        write_json(kept, minutes)
+        print0(f"seed {seed}: {name} {minutes[name]:.1f} min")
+    return minutes
+
+
+def ask(work: Path, tag: str, setting: Setting, seed: int) -> Records:
+    """Records of a model, from the file where they are kept or asked now."""
+    name = f"{tag}-{setting.max_hops}-{setting.noise}-{setting.wordings}-{setting.per_length}.json"
+    path = work / "records" / name
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    records = ask_all(load(tag), setting, seed=seed)
+    write_json(path, records)
+    return records
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))

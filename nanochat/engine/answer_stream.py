@@ -1,0 +1,121 @@
+"""One answer as it is written: an iterator over pieces of text, and what the answer rests on."""
+
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from nanochat.chat_format import ParsedAnswer, Rendered, parse_answer
+from nanochat.engine.citing import cite, trimmed
+from nanochat.engine.sampling import SamplingParams
+from nanochat.engine.stream import AnswerDecoder, answer_text
+
+if TYPE_CHECKING:
+    from nanochat.engine.engine import Engine
+
+
+class AnswerStream:
+    """An iterator over the pieces of one answer; afterwards `text` and `info` are those of generate_from_conversation.
+
+    When the reader stops early they describe what was read so far, and the answer is not written on: with `close`, or
+    when the reader drops this object.
+    """
+
+    def __init__(
+        self, engine: "Engine", prompt: Rendered, params: SamplingParams, *, number: int = 0, stop: Sequence[str] = (),
+        keep: bool = True, question: str = "", threshold: float | None = None,
+        hops: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        self._question, self._hops = question, hops
+        self._tokenizer, self._prompt, self._scheduler = engine.tokenizer, prompt, engine.scheduler
+        self._decoder = AnswerDecoder(engine.tokenizer, stop=stop)
+        self._handle = engine.submit(prompt, params, number=number, keep=keep, threshold=threshold)
+        self._ids: list[int] = []  # those read so far
+        self._is_over = False
+        # nothing may refer back to this object, a running generator least of all: it shall go with its last reader
+        weakref.finalize(self, self._handle.cancel)
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        while not self._is_over:
+            for piece in self._arrived():
+                if piece:
+                    return piece
+            if self._is_complete():
+                self._is_over = True
+                if piece := self._decoder.finish():
+                    return piece
+            else:
+                self._scheduler.step()
+        raise StopIteration
+
+    def close(self) -> None:
+        """Stop: the row is given up at the scheduler's next step; what was read so far stays."""
+        self._handle.cancel()
+
+    def take_in(self) -> bool:
+        """Read what has arrived; whether the answer is complete. Raises what ended it, if something did."""
+        for _ in self._arrived():
+            pass
+        return self._is_complete()
+
+    @property
+    def text(self) -> str:
+        return answer_text(self._answer())
+
+    @property
+    def info(self) -> dict[str, Any]:
+        answer, handle = self._answer(), self._handle
+        seconds = handle.last_token_s - handle.first_token_s
+        return {
+            "answer": answer.text,
+            "citations": cite(answer, self._prompt, self._tokenizer, question=self._question),
+            "abstained": answer.abstained,
+            "closest": [{"slot": slot, "number": slot + 1, "id": document["id"], "title": document["title"]}
+                        for slot in answer.closest for document in [self._prompt.documents[slot]]],
+            "answer_probability": handle.answer_probability,
+            "documents": self._prompt.documents,
+            "dropped": self._prompt.dropped,
+            "trimmed": trimmed(self._prompt, self._tokenizer),
+            "num_prompt_tokens": len(self._prompt.ids),
+            "cached_tokens": handle.cached_tokens,
+            "num_tokens": len(self._ids),
+            "drafted": handle.drafted,
+            "accepted": handle.accepted,
+            "stop": self._stop(answer),
+            **({} if self._hops is None else {"hops": self._hops}),
+            "first_token_s": handle.first_token_s,
+            "tokens_per_s": (len(handle.ids) - 1) / seconds if seconds else 0.0,
+        }
+
+    def _stop(self, answer: ParsedAnswer) -> str | None:
+        """Why the answer ended, as far as it was read; None while it goes on."""
+        if self._decoder.is_stopped or answer.is_finished:
+            return "stop" if self._decoder.is_stopped else "end"
+        if self._handle.is_done and len(self._ids) == len(self._handle.ids):
+            return self._handle.stop
+        return "cancelled" if self._handle.is_cancelled else None
+
+    def _answer(self) -> ParsedAnswer:
+        answer = parse_answer(self._ids, self._tokenizer, self._prompt.documents)
+        if not self._decoder.is_stopped:
+            return answer
+        text = self._decoder.cut(answer.text)
+        return replace(answer, text=text, citations=answer.citations if text else [])
+
+    def _arrived(self) -> Iterator[str]:
+        """Pieces of what has arrived and was not read."""
+        while len(self._ids) < len(self._handle.ids) and not self._decoder.is_stopped:
+            self._ids.append(self._handle.ids[len(self._ids)])
+            piece = self._decoder.push(self._ids[-1])
+            if self._decoder.is_stopped:
+                self._handle.cancel()
+            yield piece
+
+    def _is_complete(self) -> bool:
+        is_done = self._handle.is_done and len(self._ids) == len(self._handle.ids)
+        if is_done and self._handle.error is not None:
+            raise self._handle.error
+        return is_done or self._decoder.is_stopped

@@ -1,0 +1,74 @@
+"""One question, several searches: the model reads what was found and asks a knowledge base again in its own words."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from nanochat.engine import Engine
+from nanochat.engine.hop_search import Search
+from nanochat.rag.answer import Answer
+from nanochat.rag.citations import one_line, source_name
+from nanochat.retrieval import ScoredDocument
+
+
+class BatchSearcher(Protocol):
+    """Where documents come from; nanochat.retrieval.RetrievalManager is one."""
+
+    def retrieve_batch(self, queries: Sequence[str], top_k: int) -> list[list[ScoredDocument]]: ...
+
+
+def search_of(manager: BatchSearcher) -> Search:
+    """The search that nanochat.engine.hops asks."""
+
+    def search(queries: Sequence[str], top_k: int) -> list[list[dict[str, Any]]]:
+        return [[document.to_dict() for document in found] for found in manager.retrieve_batch(queries, top_k)]
+
+    return search
+
+
+def answer_over_hops(
+    engine: Engine,
+    manager: BatchSearcher,
+    question: str,
+    *,
+    max_hops: int = 3,
+    top_k_per_hop: int = 3,
+    max_tokens: int = 128,
+    temperature: float = 0.0,
+    seed: int = 0,
+    answer_threshold: float | None = None,
+    write: Callable[[str], object] | None = None,
+    on_hop: Callable[[Mapping[str, Any]], object] | None = None,
+) -> Answer:
+    """Answer a question from what at most max_hops searches find, top_k_per_hop new documents each.
+
+    The first search asks the question itself. `on_hop` receives every hop when its documents are there, `write` the
+    text piece by piece while it is written; `info` of the answer has all `hops`. answer_threshold: as the engine takes
+    it. Raises SearchFailed when the knowledge base does not answer.
+    """
+    stream = engine.stream(
+        {"messages": [{"role": "user", "content": question}]}, max_tokens, temperature=temperature, seed=seed,
+        answer_threshold=answer_threshold, search=search_of(manager), max_hops=max_hops, top_k_per_hop=top_k_per_hop,
+        on_hop=None if on_hop is None else lambda number, hop: on_hop(hop),
+    )
+    for piece in stream:
+        if write is not None:
+            write(piece)
+    info = stream.info
+    return Answer(question=question, text=stream.text, documents=info["documents"], citations=info["citations"],
+                  abstained=info["abstained"], info=info)
+
+
+def hop_line(hop: Mapping[str, Any]) -> str:
+    """A hop for people: number, query, and what it found that was new."""
+    found = ", ".join(source_name(dict(document)) for document in hop["documents"])
+    return f"  search {hop['hop']}: {one_line(hop['query'])}\n      found: {found or 'nothing new'}"
+
+
+def hop_records(answer: Answer) -> list[dict[str, Any]]:
+    """The hops of an answer with the numbers of their documents instead of their texts; none of an answer without."""
+    records, number = [], 1
+    for hop in answer.info.get("hops", ()):
+        count = len(hop["documents"])
+        records.append({"hop": hop["hop"], "query": hop["query"], "documents": list(range(number, number + count))})
+        number += count
+    return records

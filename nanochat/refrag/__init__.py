@@ -1,0 +1,1 @@
+"""REFRAG: a model that asks again; its training data, rewards and reinforcement learning."""
