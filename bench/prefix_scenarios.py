@@ -20,14 +20,18 @@ from nanochat.model import Cache, LanguageModel, ModelConfig
 VOCAB = 40
 # block pattern, width of the convolution on q, k, v
 SHAPES = (("T", 0), ("T", 3), ("M", 0), ("M,T", 0), ("T,M", 4), ("M,T,M", 3))
+# and what tokens of documents get of their slot
+SLOT_SHAPES = (("T", 0, 0.5), ("T,M", 3, 0.5))
+SLOT_IDS = (0, 1, 10, 8)
 MAX_LENGTH = 90
 
 
-def make_model(pattern: str, attention_conv: int = 0, *, seed: int = 1) -> LanguageModel:
+def make_model(pattern: str, attention_conv: int = 0, slot_scale: float = 0.0, *, seed: int = 1) -> LanguageModel:
     """A random model of odd sizes whose logits are far apart."""
     return LanguageModel(ModelConfig(
         block_pattern=pattern, vocab_size=VOCAB, n_embd=12, n_head=2, n_kv_head=1, mlp_hidden=10, d_state=5, headdim=8,
-        n_groups=1, chunk_size=7, attention_conv=attention_conv, init_std=0.3), seed=seed).eval()
+        n_groups=1, chunk_size=7, attention_conv=attention_conv, slot_scale=slot_scale, slot_ids=SLOT_IDS,
+        init_std=0.3), seed=seed).eval()
 
 
 @dataclass
@@ -161,12 +165,14 @@ def plain_logits(model: LanguageModel, rows: Sequence[Sequence[int]]) -> torch.T
     return model(ids, seq_idx=segments)[0, ends]
 
 
-def run_scenarios(count: int, *, seed: int = 0, num_operations: int = 6) -> dict:
+def run_scenarios(
+    count: int, *, seed: int = 0, num_operations: int = 6, shapes: Sequence[tuple] = SHAPES
+) -> dict:
     """Run `count` scenarios, a fresh world every fifty; the largest difference, and what was done how often."""
     done, totals, worst = Counter(), Counter(), 0.0
     for start in range(0, count, 50):
         chance = random.Random(f"{seed}:{start}")
-        model = make_model(*SHAPES[start // 50 % len(SHAPES)], seed=chance.randrange(1000))
+        model = make_model(*shapes[start // 50 % len(shapes)], seed=chance.randrange(1000))
         stems = [[chance.randrange(VOCAB) for _ in range(chance.randint(20, 60))] for _ in range(3)]
         stems += [stem[:17] + [chance.randrange(VOCAB) for _ in range(30)] for stem in stems]
         prefixes = PrefixCache(model, max_bytes=chance.choice((20_000, 60_000, 10**6)), boundary_ids=(7,))

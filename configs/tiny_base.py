@@ -1,4 +1,5 @@
-"""A hybrid that learns to read on a CPU in minutes. Attention first, with a convolution on q, k and v."""
+"""A hybrid that learns to read on a CPU in minutes. Attention first, with a convolution on q, k and v; tokens know
+their document's slot."""
 
 block_pattern = "T,M,T"
 n_embd = 128
@@ -6,6 +7,7 @@ n_head = 4
 n_kv_head = 4
 mlp_hidden = 128
 attention_conv = 4
+slot_scale = 0.5
 d_state = 32
 headdim = 32
 chunk_size = 32

@@ -40,6 +40,7 @@ class BaseTrainConfig(TrainingConfig):
     mlp_hidden: int = 256             # width of the gated MLP
     rope_theta: float = 0.0           # base of rotary positions in T blocks; 0 leaves them out
     attention_conv: int = 4           # kernel of the convolution on q, k, v; 0 leaves it out
+    slot_scale: float = 0.0           # share of its slot's embedding given to each token of a document; 0 leaves it out
     d_state: int = 32                 # state size per Mamba head
     headdim: int = 64                 # channels per Mamba head
     chunk_size: int = 32              # positions per chunk of the SSD scan
@@ -71,7 +72,8 @@ def main(argv: list[str]) -> int:
         tokenizer = Tokenizer.load(config.tokenizer or base_dir() / "tokenizer")
         config = turn_dial(config, tokenizer.vocab_size, device)
         check_size(model_config(config, tokenizer.vocab_size))
-        model = LanguageModel(model_config(config, tokenizer.vocab_size), seed=config.seed).to(device)
+        shape = model_config(config, tokenizer.vocab_size, tokenizer.slot_ids)
+        model = LanguageModel(shape, seed=config.seed).to(device)
     else:
         model, tokenizer, _ = load_model("base", device, "train", config.tag, state["step"])
         meta = state["meta"]

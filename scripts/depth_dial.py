@@ -138,13 +138,17 @@ def most_rows(config: Any, vocab_size: int, device: "torch.device") -> int:
     return min(MAX_ROWS_GPU, max(1, needed.largest(0.8 * memory_limit(device))))
 
 
-def model_config(config: Any, vocab_size: int) -> "ModelConfig":
-    """The shape of the model that these settings describe."""
+def model_config(config: Any, vocab_size: int, slot_ids: tuple[int, ...] = ()) -> "ModelConfig":
+    """The shape of the model that these settings describe; without the tokenizer's slot_ids it has no slot_scale, which
+    counts no weights.
+    """
     from nanochat.model import ModelConfig
 
-    return ModelConfig(vocab_size=vocab_size, **{name: getattr(config, name) for name in MODEL_FIELDS})
+    values = {name: getattr(config, name) for name in MODEL_FIELDS}
+    slots = {"slot_scale": config.slot_scale, "slot_ids": slot_ids} if config.slot_scale and slot_ids else {}
+    return ModelConfig(vocab_size=vocab_size, **(values | {"slot_scale": 0.0} | slots))
 
 
 MODEL_FIELDS = ("block_pattern", "n_embd", "n_head", "n_kv_head", "head_dim", "mlp_hidden", "rope_theta",
-                "attention_conv", "d_state", "headdim", "chunk_size", "sequence_len", "init_std",
+                "attention_conv", "slot_scale", "d_state", "headdim", "chunk_size", "sequence_len", "init_std",
                 "embedding_multiplier")

@@ -39,6 +39,8 @@ def make_model(pattern: str, *, sequence_len: int = 256, spare_ids: int = 7, ini
     config = ModelConfig(
         block_pattern=pattern, vocab_size=make_tokenizer().vocab_size + spare_ids, sequence_len=sequence_len, n_embd=24,
         n_head=2, n_kv_head=1, mlp_hidden=32, attention_conv=4, d_state=8, headdim=12, chunk_size=8, init_std=init_std,
+        # the hybrid's tokens know their document's slot
+        slot_scale=0.5 if "," in pattern else 0.0, slot_ids=make_tokenizer().slot_ids,
     )
     return LanguageModel(config, seed=3).eval()
 

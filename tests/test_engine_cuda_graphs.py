@@ -7,6 +7,7 @@ from nanochat.engine.cuda_graphs import DecodeGraphs
 from nanochat.model import LanguageModel, ModelConfig
 
 TOLERANCE = 1e-5
+SLOTS = {"slot_scale": 0.5, "slot_ids": (0, 1, 2, 18)}
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
@@ -22,6 +23,7 @@ def prefill(model: LanguageModel, cache, lengths: list[int]) -> None:
     """Rows of unequal length; each row's tokens depend on its number only."""
     for row, length in enumerate(lengths):
         ids = torch.randint(50, (1, length), generator=torch.Generator().manual_seed(row)).to(model.device)
+        ids[:, 0] = 0  # opens results where slots are known
         model.features(ids, cache.view(row + 1, start=row))
 
 
@@ -29,8 +31,9 @@ def prefill(model: LanguageModel, cache, lengths: list[int]) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("pattern", ["M,T", "M", "T"])
 @pytest.mark.parametrize("rows", [1, 2, 3, 5])
-def test_a_static_step_gives_the_features_of_an_ordinary_one(pattern, rows, device):
-    model = make_model(pattern, device)
+@pytest.mark.parametrize("slots", [{}, SLOTS])
+def test_a_static_step_gives_the_features_of_an_ordinary_one(pattern, rows, device, slots):
+    model = make_model(pattern, device, **slots)
     lengths = [3, 11, 1, 7, 4][:rows]
     graphs = DecodeGraphs(model, max_rows=6, capacity=20, is_static=True)
     plain = model.new_cache(6)
@@ -51,8 +54,9 @@ def test_a_static_step_gives_the_features_of_an_ordinary_one(pattern, rows, devi
 
 @torch.no_grad()
 @pytest.mark.parametrize("device", DEVICES)
-def test_rows_may_join_and_leave_between_steps(device):
-    model = make_model("T,M", device)
+@pytest.mark.parametrize("slots", [{}, SLOTS])
+def test_rows_may_join_and_leave_between_steps(device, slots):
+    model = make_model("T,M", device, **slots)
     graphs = DecodeGraphs(model, max_rows=4, capacity=32, is_static=True)
     prefill(model, graphs.cache, [5, 2, 9, 3])
     alone = [model.new_cache(1) for _ in range(4)]

@@ -6,12 +6,13 @@ import threading
 import pytest
 import torch
 
-from bench.prefix_scenarios import SHAPES, VOCAB, make_model, plain_logits, run_scenarios
+from bench.prefix_scenarios import SHAPES, SLOT_SHAPES, VOCAB, make_model, plain_logits, run_scenarios
 from nanochat.engine.prefix_cache import PrefixCache, PrefixMatch
 from nanochat.engine.prefix_tree import PrefixTree
 from nanochat.model import LanguageModel
 
-RECURRENT = [shape for shape in SHAPES if shape != ("T", 0)]
+ALL_SHAPES = SHAPES + SLOT_SHAPES
+RECURRENT = [shape for shape in ALL_SHAPES if shape != ("T", 0)]
 BOUNDARY = VOCAB - 1  # an id that random ids do not hold
 
 
@@ -40,7 +41,7 @@ def assert_exact(model: LanguageModel, ids: list[int], logits: torch.Tensor) -> 
     assert difference < 1e-5, f"logits after {len(ids)} tokens differ by {difference}"
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", ALL_SHAPES)
 def test_a_second_question_reads_only_itself(shape):
     model = make_model(*shape)
     prefixes = PrefixCache(model, max_bytes=10**7, boundary_ids=(BOUNDARY,))
@@ -56,7 +57,7 @@ def test_a_second_question_reads_only_itself(shape):
     assert stats.num_snapshots == stats.insertions == (3 if shape == ("T", 0) else 4)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", ALL_SHAPES)
 def test_the_same_prompt_again_costs_no_forward(shape):
     model = make_model(*shape)
     prefixes = PrefixCache(model, max_bytes=10**7)
@@ -92,7 +93,7 @@ def test_boundaries_of_the_caller_count_besides_boundary_ids():
     assert prefixes.match(ids, boundaries=[30, 72, 5]).snapshots == (30, 42, 72)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", ALL_SHAPES)
 def test_matches_are_by_value(shape):
     model = make_model(*shape)
     prefixes = PrefixCache(model, max_bytes=10**7, boundary_ids=(BOUNDARY,))
@@ -105,7 +106,7 @@ def test_matches_are_by_value(shape):
     assert_exact(model, [*ids[:31], 3, 4], model(torch.tensor([[3, 4]]), other.cache)[0, -1])
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", ALL_SHAPES)
 def test_the_budget_holds_and_the_least_recently_used_leave_first(shape):
     model = make_model(*shape)
     prompts = [[number, *random_ids(40, number)] for number in range(6)]
@@ -130,7 +131,7 @@ def test_the_budget_holds_and_the_least_recently_used_leave_first(shape):
         assert (prefixes.stats.bytes, prefixes.stats.evictions) == (before.bytes, before.evictions)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", ALL_SHAPES)
 def test_the_budget_holds_at_every_moment_also_while_a_state_is_taken_in(shape, monkeypatch):
     model, most = make_model(*shape), [0]
     size = PrefixCache(model, max_bytes=10**7)
@@ -173,7 +174,7 @@ def test_ends_of_questions_leave_before_what_others_may_begin_with(shape):
     assert [prefixes.match(ids).num_tokens for ids in (ends[2], documents[2])] == [47, 41]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", ALL_SHAPES)
 def test_nothing_is_left_in_memory_when_everything_is_forgotten(shape):
     tree = PrefixCache(make_model(*shape), max_bytes=10**7)
     chance = random.Random(0)
@@ -279,8 +280,9 @@ def test_threads_share_one_cache():
     assert stats.hits + stats.misses == 60 and stats.hits > 20 and stats.bytes <= 60_000
 
 
-def test_random_lives_end_with_the_logits_of_reading_everything_again():
-    done = run_scenarios(150, seed=4)
+@pytest.mark.parametrize("shapes", [SHAPES, SLOT_SHAPES])
+def test_random_lives_end_with_the_logits_of_reading_everything_again(shapes):
+    done = run_scenarios(150, seed=4, shapes=shapes)
     assert done["largest_difference"] < 1e-5, done
     counts = done["prefix_cache"]
     assert min(counts["hits"], counts["evictions"], counts["insertions"]) > 30, counts

@@ -26,6 +26,9 @@ TINY = {
                            "--d_state", "4", "--headdim", "16"],
     "scripts.mid_train": [*STEPS, "--device_batch_size", "4", "--eval_every", "0"],
     "scripts.rag_finetune": [*STEPS, "--device_batch_size", "4", "--eval_every", "2", "--data_workers", "0"],
+    "scripts.refrag_finetune": [*STEPS, "--device_batch_size", "4", "--data_workers", "0", "--gate", "off",
+                                "--rl_steps", "1", "--questions_per_step", "2", "--group_size", "2",
+                                "--dev_questions", "4", "--max_query_tokens", "4", "--max_answer_tokens", "4"],
     "scripts.rag_eval": ["--max_tokens", "4", "--device", "cpu"],
     "scripts.chat_cli": ["--max_tokens", "4", "--device", "cpu"],
 }

@@ -101,6 +101,8 @@ def test_published_weights_survive_import_and_export(shape, tmp_path):
 
 @pytest.mark.parametrize(("overrides", "words"), [
     (dict(block_pattern="T,M", attention_conv=4), "--attention_conv 0"),
+    (dict(block_pattern="T,M", slot_scale=0.5, slot_ids=(1, 2, 3, 4)), "adds a document's slot to its tokens"),
+    (dict(block_pattern="T,M", attention_conv=4, slot_scale=0.5, slot_ids=(1, 2, 3, 4)), "_conv 0 --slot_scale 0"),
     (dict(block_pattern="T,M", mlp_hidden=0), "no attention"),
     (dict(block_pattern="T,M", mlp_bias=True), "half of each head"),
     (dict(block_pattern="T,M", rope_theta=10.0, rope_dim=4), "half of each head"),

@@ -8,9 +8,11 @@ import torch
 from nanochat.model import Cache, LanguageModel, ModelConfig
 from nanochat.model.cache import KVState
 
-SHAPES = [("T", 0), ("T", 4), ("M", 0), ("T,M", 0), ("M,T,M", 3)]
+# block pattern, width of the convolution on q, k, v, and whether tokens of documents know their slot
+SHAPES = [("T", 0), ("T", 4), ("M", 0), ("T,M", 0), ("M,T,M", 3), ("T", 0, True), ("M", 0, True), ("T,M", 2, True)]
 TOLERANCE = 1e-5
 VOCAB = 50
+SLOTS = {"slot_scale": 0.5, "slot_ids": (0, 1, 2, 18)}
 
 
 @pytest.fixture(autouse=True)
@@ -19,15 +21,17 @@ def no_gradients():
         yield
 
 
-def make_model(shape: tuple[str, int]) -> LanguageModel:
+def make_model(shape: tuple) -> LanguageModel:
     config = ModelConfig(
         block_pattern=shape[0], attention_conv=shape[1], vocab_size=VOCAB, n_embd=24, n_head=4, n_kv_head=2,
-        mlp_hidden=20, d_state=6, headdim=6, n_groups=2, chunk_size=7, init_std=0.2)
+        mlp_hidden=20, d_state=6, headdim=6, n_groups=2, chunk_size=7, init_std=0.2, **(SLOTS if shape[2:] else {}))
     return LanguageModel(config, seed=1).eval()
 
 
 def random_ids(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(VOCAB, shape, generator=torch.Generator().manual_seed(seed))
+    ids = torch.randint(VOCAB, shape, generator=torch.Generator().manual_seed(seed))
+    # every tenth id opens results
+    return ids.masked_fill(ids % 10 == 3, SLOTS["slot_ids"][0])
 
 
 def feed(model: LanguageModel, cache: Cache, rows: list[list[int]], row: int, ids: list[int]) -> None:
@@ -219,7 +223,7 @@ def test_any_order_of_operations_leaves_every_row_what_it_has_read(shape, seed):
         one, other = chance.randrange(5), chance.randrange(5)
         operation = chance.choice(["feed"] * 4 + ["view", "copy", "swap", "mark", "rollback", "clear", "put"])
         if operation == "feed":
-            feed(model, cache, rows, one, [chance.randrange(VOCAB) for _ in range(chance.choice((1, 2, 3, 11)))])
+            feed(model, cache, rows, one, random_ids(chance.choice((1, 2, 3, 11)), seed=chance.randrange(999)).tolist())
         elif operation == "view":
             start, stop = min(one, other), max(one, other) + 1
             cache.reserve(max(cache.host_lengths) + 2)

@@ -8,7 +8,7 @@ import torch
 
 from nanochat.model import LanguageModel, ModelConfig
 from nanochat.model.cpu import build, native
-from tests.test_model_laws import PATTERNS, TOLERANCE, VARIANTS, difference, make_model, random_ids
+from tests.test_model_laws import PATTERNS, SLOTS, TOLERANCE, VARIANTS, difference, ids_for, make_model, random_ids
 
 needs_compiler = pytest.mark.skipif(build.library().functions is None, reason=build.library().reason)
 CUTS = [1, 2, 7, 1, 1, 16, 3]
@@ -41,11 +41,11 @@ def plain_features(model, ids, cache):
         del os.environ["NANOCHAT_NATIVE"]
 
 
-def check_same(model, rows, cuts=CUTS, seed=0):
+def check_same(model, rows, cuts=CUTS, seed=0, variant=None):
     """Both paths over the same cuts: features and all states."""
     caches = [model.new_cache(rows), model.new_cache(rows)]
     for turn, cut in enumerate(cuts):
-        ids = random_ids(rows, cut, seed=seed + turn)
+        ids = ids_for(variant or {}, rows, cut, seed=seed + turn)
         one, other = native_features(model, ids, caches[0]), plain_features(model, ids, caches[1])
         assert difference(one, other) < TOLERANCE, f"cut {turn} of {cut}: features differ by {difference(one, other)}"
     for one, other in zip(states_of(caches[0]), states_of(caches[1]), strict=True):
@@ -55,10 +55,10 @@ def check_same(model, rows, cuts=CUTS, seed=0):
 @needs_compiler
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("variant", [*VARIANTS, ODD])
+@pytest.mark.parametrize("variant", [*VARIANTS, ODD, SLOTS])
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_native_equals_plain(pattern, variant, rows):
-    check_same(make_model(pattern, **variant), rows)
+    check_same(make_model(pattern, **variant), rows, variant=variant)
 
 
 @needs_compiler
@@ -88,10 +88,10 @@ def test_two_hundred_single_tokens_stay_close():
 
 @needs_compiler
 @torch.no_grad()
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*VARIANTS, SLOTS])
 def test_a_row_has_the_same_bits_alone_and_in_any_cutting(variant):
     model = make_model("M,T", **variant)
-    ids = random_ids(5, 70)
+    ids = ids_for(variant, 5, 70)
     together = model.new_cache(5)
     whole = torch.cat([native_features(model, ids[:, at : at + 10], together) for at in range(0, 70, 10)], dim=1)
     alone = model.new_cache(1)

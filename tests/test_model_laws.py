@@ -16,6 +16,8 @@ VARIANTS = [
      "dt_floor": 0.01, "dt_ceiling": 0.05},
     {"mlp_hidden": 0, "rope_theta": 500.0},
 ]
+# half of the ids are marks
+SLOTS = {"attention_conv": 2, "slot_scale": 0.5, "slot_ids": (0, 1, 2, 23)}
 TOLERANCE = 1e-5
 
 
@@ -28,17 +30,23 @@ def random_ids(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(50, shape, generator=torch.Generator().manual_seed(seed))
 
 
+def ids_for(variant: dict, *shape: int, seed: int = 0) -> torch.Tensor:
+    """Random ids; where slots are known, every tenth one opens results."""
+    ids = random_ids(*shape, seed=seed)
+    return ids.masked_fill(ids % 10 == 3, variant["slot_ids"][0]) if "slot_ids" in variant else ids
+
+
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:
     return (a - b).abs().max().item()
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*VARIANTS, SLOTS])
 @pytest.mark.parametrize("cuts", [[17], [1] * 17, [5, 1, 11], [16, 1], [2, 8, 7]])
 def test_forward_in_pieces_equals_forward_at_once(pattern, variant, cuts):
     model = make_model(pattern, **variant)
-    ids = random_ids(3, 17)
+    ids = ids_for(variant, 3, 17)
     whole = model(ids)
     cache = model.new_cache(3)
     pieces = torch.cat([model(piece, cache) for piece in ids.split(cuts, dim=1)], dim=1)
@@ -48,10 +56,10 @@ def test_forward_in_pieces_equals_forward_at_once(pattern, variant, cuts):
 
 @torch.no_grad()
 @pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*VARIANTS, SLOTS])
 def test_alone_equals_batched_equals_packed(pattern, variant):
     model = make_model(pattern, **variant)
-    rows = [random_ids(1, length, seed=length) for length in (1, 9, 4, 23, 2)]
+    rows = [ids_for(variant, 1, length, seed=length) for length in (1, 9, 4, 23, 2)]
     alone = [model(row) for row in rows]
 
     packed_ids = torch.cat(rows, dim=1)
@@ -71,7 +79,7 @@ def test_alone_equals_batched_equals_packed(pattern, variant):
         for place, i in enumerate(live):
             assert difference(alone[i][0, seen[i] : seen[i] + step], logits[place]) < TOLERANCE
             seen[i] += step
-    next_ids = random_ids(len(rows), 3, seed=9)
+    next_ids = ids_for(variant, len(rows), 3, seed=9)
     batched = model(next_ids, cache)
     for i, row in enumerate(rows):
         expected = model(torch.cat([row, next_ids[i : i + 1]], dim=1))[0, -3:]
@@ -80,16 +88,17 @@ def test_alone_equals_batched_equals_packed(pattern, variant):
 
 @torch.no_grad()
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_fork_does_not_disturb_its_parent(pattern):
-    model = make_model(pattern, attention_conv=4)
-    ids = random_ids(2, 9)
+@pytest.mark.parametrize("variant", [{"attention_conv": 4}, SLOTS])
+def test_fork_does_not_disturb_its_parent(pattern, variant):
+    model = make_model(pattern, **variant)
+    ids = ids_for(variant, 2, 9)
     cache = model.new_cache(2)
     model(ids, cache)
     snapshot = cache.snapshot()
     fork = cache.fork(3)
-    model(random_ids(6, 5, seed=3), fork)
-    model(random_ids(6, 1, seed=4), fork)
-    nxt = random_ids(2, 4, seed=5)
+    model(ids_for(variant, 6, 5, seed=3), fork)
+    model(ids_for(variant, 6, 1, seed=4), fork)
+    nxt = ids_for(variant, 2, 4, seed=5)
     after_fork = model(nxt, cache)
     assert difference(after_fork, model(torch.cat([ids, nxt], dim=1))[:, -4:]) < TOLERANCE
     cache.restore(snapshot)
@@ -139,9 +148,10 @@ def test_time_steps_start_in_the_published_range():
         assert dt.min() >= 0.0009 and dt.max() <= 0.11, f"dt starts in [{dt.min()}, {dt.max()}]"
 
 
-def test_packed_gradients_equal_separate_rows():
-    model = make_model("M,T", attention_conv=4)
-    rows = [random_ids(1, length, seed=length) for length in (5, 12)]
+@pytest.mark.parametrize("variant", [{"attention_conv": 4}, SLOTS])
+def test_packed_gradients_equal_separate_rows(variant):
+    model = make_model("M,T", **variant)
+    rows = [ids_for(variant, 1, length, seed=length) for length in (5, 12)]
 
     def gradients(loss):
         model.zero_grad()

@@ -167,7 +167,7 @@ def test_the_guard_acts_only_below_the_floor():
     assert output.loss.item() == pytest.approx(2.0 * 0.1 * 5, abs=1e-4)
     assert torch.allclose(gradient(model, output.loss), gradient(model, -2.0 * plain_logprobs(model, item).sum()),
                           atol=1e-5)
-    assert float(loss_of(model, above, guard=0.0).loss) == 0.0
+    assert loss_of(model, above, guard=0.0).loss.item() == 0.0
 
 
 def test_the_loss_of_micro_batches_adds_up():
@@ -179,7 +179,7 @@ def test_the_loss_of_micro_batches_adds_up():
         assert len(batches) == count and sum(batch.weight() for batch in batches) == pytest.approx(25.0)
         losses = [policy_loss(model, batch, 25.0, settings=LossSettings()).loss for batch in batches]
         whole = policy_loss(model, batch_of(*items), 25.0, settings=LossSettings()).loss
-        assert float(sum(losses)) == pytest.approx(float(whole), abs=1e-6)
+        assert sum(losses).item() == pytest.approx(whole.item(), abs=1e-6)
 
 
 def test_weights_of_sequences_and_constants_are_those_of_their_tokens():
@@ -187,7 +187,7 @@ def test_weights_of_sequences_and_constants_are_those_of_their_tokens():
     short, long = make_sequence(1, length=8), make_sequence(2, length=20)
     by_sequence = loss_of(model, batch_of(replace(short, weight=1 / 5), replace(long, weight=1 / 5))).loss
     by_token = loss_of(model, batch_of(short, long)).loss
-    assert float(by_token) == pytest.approx(5 * float(by_sequence), rel=1e-5)
+    assert by_token.item() == pytest.approx(5 * by_sequence.item(), rel=1e-5)
 
 
 def test_a_forbidden_token_gives_no_infinite_loss():

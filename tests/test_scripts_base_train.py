@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from nanochat.checkpoint_files import read_config
 from nanochat.checkpoint_manager import find_checkpoint
 from nanochat.common import run_main, write_jsonl
 from nanochat.errors import ConfigError
@@ -78,6 +79,21 @@ def test_resuming_without_sizes_takes_those_of_the_checkpoint(folder, capsys):
     printed = run(capsys, "--input", folder / "small.jsonl", "--tag", "sizes", "--num_steps", 2, "--resume",
                   "--device", "cpu", "--device_batch_size", 2)
     assert "sequence_len = 64  (checkpoint)" in printed and "block_pattern = 'M,T'  (checkpoint)" in printed
+
+
+def test_slots_of_documents_are_known_by_the_ids_of_the_tokenizer_and_stay_with_the_checkpoint(folder, capsys):
+    argv = ["--input", folder / "small.jsonl", *SMALL, "--tag", "slots", "--block_pattern", "T,M"]
+    run(capsys, *argv, "--slot_scale", 0.5, "--num_steps", 1)
+    shape = read_config(find_checkpoint("base", "slots"))
+    assert (shape.slot_scale, shape.slot_ids) == (0.5, Tokenizer.load(folder / "base" / "tokenizer").slot_ids)
+    assert "slot_scale = 0.5  (checkpoint)" in run(capsys, *argv, "--num_steps", 2, "--resume")
+    assert read_config(find_checkpoint("base", "slots")) == shape
+    assert run_main(base_train.main, [*map(str, argv), "--num_steps", "3", "--resume", "--slot_scale", "0"]) == 2
+    assert "--slot_scale is 0.0, but base/slots was begun with 0.5" in capsys.readouterr().err
+    assert run_main(base_train.main, [*map(str, argv), "--slot_scale", "-1"]) == 2
+    assert "slot_scale is -1.0, must be at least 0" in capsys.readouterr().err
+    run(capsys, *argv[:-4], "--tag", "none", "--block_pattern", "M", "--num_steps", 1)
+    assert read_config(find_checkpoint("base", "none")).slot_scale == 0
 
 
 def test_tokens_of_a_large_file_are_kept_and_the_run_is_the_same_the_second_time(folder, capsys):

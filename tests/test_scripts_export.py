@@ -74,8 +74,11 @@ def test_a_folder_of_somebody_else_stays_as_it_is(checkpoint, tmp_path, capsys):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 
 
-def test_a_convolution_in_the_attention_is_refused_with_the_flag_that_helps(checkpoint, tmp_path, capsys):
-    checkpoint(attention_conv=3)
+@pytest.mark.parametrize(("settings", "flag"), [
+    ({"attention_conv": 3}, "--attention_conv 0"), ({"slot_scale": 0.5, "slot_ids": (1, 2, 3, 4)}, "--slot_scale 0"),
+])
+def test_what_nobody_publishes_is_refused_with_the_flag_that_helps(checkpoint, tmp_path, capsys, settings, flag):
+    checkpoint(**settings)
     assert run_main(export.main, ["--to", "hf", str(tmp_path / "out")]) == 2
-    assert "--attention_conv 0" in capsys.readouterr().err
+    assert flag in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -19,6 +19,7 @@ SHAPES = [
     ({"block_pattern": "M,T,M", "mlp_hidden": 0, "n_groups": 2, "tie_embeddings": False}, 100),
     ({"block_pattern": "M,T,M,M", "n_embd": 128, "d_state": 64, "chunk_size": 64}, 256),
     ({"block_pattern": "T,M", "head_dim": 40, "expand": 1}, 17),
+    ({"block_pattern": "T,M", "slot_scale": 0.5, "slot_ids": (1, 2, 3, 32)}, 96),
 ]
 
 

@@ -20,6 +20,7 @@ SHAPES = [
     {"block_pattern": "M,T", "attention_conv": 4}, {"block_pattern": "M,T", "n_embd": 128, "mlp_hidden": 384},
     {"block_pattern": "M,T", "vocab_size": 8000}, {"block_pattern": "M,M", "mlp_hidden": 0, "d_state": 64},
     {"block_pattern": "T,M", "tie_embeddings": False, "n_kv_head": 1},
+    {"block_pattern": "T,M", "slot_scale": 0.5, "slot_ids": (1, 2, 3, 32)},
 ]
 
 
@@ -125,11 +126,13 @@ def test_the_batch_that_is_named_fits_and_one_row_more_does_not(settings):
     assert "no, not even with --device_batch_size 1" in wide.report(1e-4)
 
 
-def test_the_state_of_an_answer_is_that_of_the_cache():
-    config = shape({"block_pattern": "M,T,M", "attention_conv": 4})
+@pytest.mark.parametrize("slots", [{}, {"slot_scale": 0.5, "slot_ids": (1, 2, 3, 32)}])
+def test_the_state_of_an_answer_is_that_of_the_cache(slots):
+    config = shape({"block_pattern": "M,T,M", "attention_conv": 4, **slots})
     cache = LanguageModel(config).new_cache(1)
     lengths = cache.lengths.numel() * cache.lengths.element_size()
     assert cache_bytes(config, 0) == pytest.approx(cache.num_bytes, abs=lengths)
+    assert not slots or cache_bytes(config, 0) > cache_bytes(shape({"block_pattern": "M,T,M", "attention_conv": 4}), 0)
     assert cache_bytes(config, 100) - cache_bytes(config, 0) == 100 * 2 * 2 * 16 * 4
 
 

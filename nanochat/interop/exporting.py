@@ -36,8 +36,8 @@ def export(
     says that the weights come from `source`. An earlier export at `folder` is replaced. Importing the folder and
     exporting it again gives the same weights, byte for byte.
 
-    Raises UnsupportedModel for shapes that no published family has (attention_conv) and for values beyond float16,
-    ConfigError for an unknown dtype, UserError when the folder holds anything else or cannot be written.
+    Raises UnsupportedModel for shapes that no published family has (attention_conv, slot_scale) and for values beyond
+    float16, ConfigError for an unknown dtype, UserError when the folder holds anything else or cannot be written.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype {dtype!r} is not known", hint=f"choose one of {', '.join(DTYPES)}")

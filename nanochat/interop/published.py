@@ -15,7 +15,13 @@ def family_of(config: ModelConfig) -> str:
     if config.attention_conv:
         raise UnsupportedModel(
             f"attention_conv {config.attention_conv}: no published architecture has a convolution in its attention",
-            hint="train the model to be exported without it: --attention_conv 0",
+            hint="train the model to be exported without it: --attention_conv 0"
+                 f"{' --slot_scale 0' if config.slot_scale else ''}",
+        )
+    if config.slot_scale:
+        raise UnsupportedModel(
+            f"slot_scale {config.slot_scale}: no published architecture adds a document's slot to its tokens",
+            hint="train the model to be exported without it: --slot_scale 0",
         )
     problem = ""
     if config.mlp_hidden == 0:

@@ -41,7 +41,7 @@ class Cache:
 
     def __init__(self, lengths: Tensor, layers: list[LayerState]) -> None:
         self.lengths = lengths  # (B,) long, tokens seen so far
-        self.layers = layers
+        self.layers = layers  # states of the model's layers, in order, and its slot state if it has one
         self._start = 0  # of a view: where its first row stands in the cache
         self._parent: Cache | None = None
         self._shared = _Shared(known=[], version=-1, marks=WeakSet())

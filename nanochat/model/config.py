@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from nanochat.errors import ConfigError
+from nanochat.model.slots import SlotIds, slot_problems
 
 BLOCK_LETTERS = ("T", "M")
 
@@ -40,6 +41,8 @@ class ModelConfig:
     rope_dim: int = 0  # channels of a head that are rotated; 0 means all
     mlp_bias: bool = False  # biases of the gated MLP
     attention_conv: int = 0  # kernel width of the causal convolution on q, k, v; 0 leaves it out
+    slot_scale: float = 0.0  # share of its slot's embedding that a token of a document gets; 0 leaves it out
+    slot_ids: SlotIds = ()  # ids of results_start, results_end and the first slot, and the number of slots
     d_state: int = 64  # N, state size per Mamba head
     d_conv: int = 4  # kernel width of the Mamba convolution
     expand: int = 2  # Mamba inner width is expand * n_embd
@@ -61,7 +64,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "block_pattern", parse_block_pattern(self.block_pattern))
-        problems = []
+        object.__setattr__(self, "slot_ids", tuple(self.slot_ids))
+        problems = slot_problems(self.slot_scale, self.slot_ids, self.vocab_size)
         if self.head_dim == 0 and self.n_embd % self.n_head:
             problems.append(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
         if self.n_head % self.n_kv_head:
@@ -110,7 +114,7 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """A plain record for JSON."""
-        return asdict(self) | {"block_pattern": ",".join(self.block_pattern)}
+        return asdict(self) | {"block_pattern": ",".join(self.block_pattern), "slot_ids": list(self.slot_ids)}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "ModelConfig":

@@ -10,6 +10,7 @@ from nanochat.model.config import ModelConfig
 from nanochat.model.cpu import native
 from nanochat.model.layers import RMSNorm
 from nanochat.model.rows import RowChanges
+from nanochat.model.slots import SlotState, document_slots, slots_of
 from nanochat.model.step import plan_step
 
 
@@ -71,7 +72,10 @@ class LanguageModel(nn.Module):
         """The state of `batch` rows before their first token."""
         weight = self.embed.weight
         lengths = torch.zeros(batch, dtype=torch.long, device=weight.device)
-        return Cache(lengths, [block.mixer.new_state(batch, weight.device, weight.dtype) for block in self.layers])
+        states = [block.mixer.new_state(batch, weight.device, weight.dtype) for block in self.layers]
+        # behind those of the layers: where the rows stand in their documents
+        slots = [SlotState(torch.zeros_like(lengths))] if self.config.slot_scale else []
+        return Cache(lengths, states + slots)
 
     def features(self, ids: Tensor, cache: Cache | None = None, *, seq_idx: Tensor | None = None) -> Tensor:
         """ids (B, T) -> normalised hidden states (B, T, C); moves `cache` on by T tokens. B and T may be 0.
@@ -90,20 +94,43 @@ class LanguageModel(nn.Module):
             if found is not None:
                 cache.advance(ids.shape[1])
                 return found
-        x = self.embed(ids)
-        if self.embed_changes is not None:
-            x = x + self.embed_changes(ids)
-        x = x * self.config.embedding_multiplier
         step = plan_step(*ids.shape, ids.device, cache, seq_idx)
-        states = [None] * len(self.layers) if cache is None else cache.layers
+        states = [None] * len(self.layers) if cache is None else cache.layers[: len(self.layers)]
+        slots = None if cache is None else slots_of(cache.layers)
+        x, standing = self.embeddings(
+            ids, before=None if slots is None else slots.slot,
+            is_fresh=None if step.seq_idx is None else step.positions == 0)
+        x = x * self.config.embedding_multiplier
         for block, state in zip(self.layers, states, strict=True):
             if self.checkpointing and state is None and torch.is_grad_enabled():
                 x = checkpoint(block, x, state, step, use_reentrant=False)
             else:
                 x = block(x, state, step)
+        if slots is not None and standing is not None:
+            slots.update(slot=standing)
         if cache is not None:
             cache.advance(ids.shape[1])
         return self.norm(x)
+
+    def embeddings(
+        self, ids: Tensor, *, before: Tensor | None = None, is_fresh: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """ids (B, T) -> their embeddings (B, T, C), with slots of documents added where the config says so, and where
+        the rows stand in their documents afterwards (B,). before, is_fresh: see `document_slots`.
+        """
+        x, slot_ids = self._embedded(ids), self.config.slot_ids
+        if not self.config.slot_scale:
+            return x, None
+        places, standing = document_slots(ids, slot_ids, before, is_fresh)
+        # a small table, so that its gradient is one too; its first row is for tokens without a slot
+        table = self._embedded(torch.arange(slot_ids[2], slot_ids[2] + slot_ids[3], device=ids.device))
+        table = nn.functional.pad(self.config.slot_scale * table, (0, 0, 1, 0))
+        return x + nn.functional.embedding(places, table, padding_idx=0), standing
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        """ids (...) -> their embeddings (..., C)."""
+        x = self.embed(ids)
+        return x if self.embed_changes is None else x + self.embed_changes(ids)
 
     def head(self, features: Tensor) -> Tensor:
         """features (..., C) -> logits (..., V) float32."""

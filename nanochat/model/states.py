@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass
 class LayerState:
-    """One layer's state; every field is a tensor whose first dimension is the row."""
+    """One layer's state, or what belongs to none of them; every field is a tensor whose first dimension is the row."""
 
     recurrent: ClassVar[tuple[str, ...]] = ()  # fields that say nothing about the past once they are overwritten
     _parent: ClassVar["LayerState | None"] = None  # an instance's own, where it is a view

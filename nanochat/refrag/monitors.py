@@ -163,9 +163,10 @@ def policy_drifts(history: History) -> str:
 
 
 def format_breaks(history: History) -> str:
-    """Episodes are not valid any more."""
-    share = history.mean("valid_share", 5)
-    return f"only {share:.0%} of the episodes are valid" if share < 0.95 else ""
+    """Fewer episodes are valid, below 95 % and below what it was at first."""
+    share, then = history.mean("valid_share", 5), history.first("valid_share")
+    limit = min(0.95, then - 0.03) if math.isfinite(then) else 0.8
+    return f"only {share:.0%} of the episodes are valid" if share < limit else ""
 
 
 def episodes_are_cut(history: History) -> str:

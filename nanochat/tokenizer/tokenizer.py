@@ -151,6 +151,11 @@ class Tokenizer:
         """All ids that `doc` gives."""
         return range(self._first_doc, self._first_doc + NUM_DOC_SLOTS)
 
+    @property
+    def slot_ids(self) -> tuple[int, int, int, int]:
+        """What finds documents in ids: those of results_start, results_end and slot 0, and the number of slots."""
+        return self.special("results_start"), self.special("results_end"), self._first_doc, NUM_DOC_SLOTS
+
     def doc_index(self, token: int) -> int | None:
         """Slot of a document id, None for any other id: the inverse of `doc`."""
         slot = token - self._first_doc

@@ -17,6 +17,7 @@ from nanochat.training.losses import HEAD_POSITIONS
 from nanochat.training.metering import block_cost, head_cost, plan_bytes
 
 GB = 1e9
+INDEX = 8  # bytes of a place or an id
 MAX_ROWS = 4096  # no larger batch is looked for
 
 
@@ -93,8 +94,8 @@ def cache_bytes(config: ModelConfig, length: int, *, bytes_per_number: int = FLO
     attention = length * keys + max(0, config.attention_conv - 1) * (query + keys)
     conv = (config.d_conv - 1) * (config.d_inner + 2 * config.n_groups * config.d_state)
     mamba = conv * bytes_per_number + config.d_inner * config.d_state * FLOAT
-    letters = config.block_pattern
-    return float(letters.count("T") * attention * bytes_per_number + letters.count("M") * mamba)
+    letters, slot = config.block_pattern, INDEX if config.slot_scale else 0
+    return float(letters.count("T") * attention * bytes_per_number + letters.count("M") * mamba + slot)
 
 
 def _worst_moment(
@@ -107,6 +108,7 @@ def _worst_moment(
     head = head_cost(config, dtype, device)
     stream = tokens * config.n_embd * FLOAT
     shared = rows * plan_bytes(row_len) + 2 * stream  # embedding, last norm
+    shared += tokens * INDEX if config.slot_scale else 0  # slots of the tokens
     kept = [stream if checkpointing else costs[letter].kept.at(tokens) for letter in config.block_pattern]
     positions = min(tokens, HEAD_POSITIONS)
     gradients = load.gradients if accumulates else 0.0

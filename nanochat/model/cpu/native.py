@@ -13,7 +13,8 @@ from torch import Tensor
 
 from nanochat.model.cache import Cache
 from nanochat.model.cpu.build import library
-from nanochat.model.cpu.plan import Plan, State
+from nanochat.model.cpu.plan import Model, Plan, State
+from nanochat.model.slots import SlotState, meets_documents, slots_of
 from nanochat.model.states import KVState, SSMState
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ def features(model: "LanguageModel", ids: Tensor, cache: Cache) -> Tensor | None
     plan = plan_of(model)
     if plan.reason:
         return None
+    slots = slots_of(cache.layers)
+    if (slots is None) != (not plan.config.slot_scale):
+        return None
     batch, length = ids.shape
     known = cache.host_lengths
     states = _states_of(plan, cache, max(known) + length)
@@ -47,13 +51,23 @@ def features(model: "LanguageModel", ids: Tensor, cache: Cache) -> Tensor | None
         return None
     functions = library().functions
     threads = _threads(plan.num_floats * batch * length)
-    ids = ids.contiguous()
+    ids, address, standing = ids.contiguous(), plan.address, None
+    # outside of documents embeddings are those of the tokens alone, and a slot state stays as it is
+    if slots is not None and meets_documents(ids, plan.config.slot_ids, slots.slot):
+        table, standing = model.embeddings(ids, before=slots.slot)
+        reading = Model.from_buffer_copy(plan.model)
+        reading.embed, reading.vocab, address = table.data_ptr(), ids.numel(), ctypes.addressof(reading)
+        ids = torch.arange(ids.numel())
     out = torch.empty(batch, length, plan.model.width)
     scratch = torch.empty(functions.native_scratch(plan.address, batch, length, threads))
     wrong = functions.native_forward(
-        plan.address, plan.layers, states.places, ids.data_ptr(), (ctypes.c_int64 * batch)(*known), batch, length,
+        address, plan.layers, states.places, ids.data_ptr(), (ctypes.c_int64 * batch)(*known), batch, length,
         out.data_ptr(), scratch.data_ptr(), threads)
-    return None if wrong else out
+    if wrong:
+        return None
+    if slots is not None and standing is not None:
+        slots.update(slot=standing)
+    return out
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor | None:
@@ -106,11 +120,11 @@ class _States:
 
     def __init__(self, plan: Plan, cache: Cache) -> None:
         self.plan = plan
-        self.tensors = [(layer.__dict__, name, tensor) for layer in cache.layers
-                        for name, tensor in layer.tensors().items()]
+        layers = [layer for layer in cache.layers if not isinstance(layer, SlotState)]
+        self.tensors = [(layer.__dict__, name, tensor) for layer in layers for name, tensor in layer.tensors().items()]
         self.addresses = [tensor.data_ptr() for _, _, tensor in self.tensors]
-        self.places = (State * len(cache.layers))()
-        self.fits = all(self._place(number, layer) for number, layer in enumerate(cache.layers))
+        self.places = (State * len(layers))()
+        self.fits = all(self._place(number, layer) for number, layer in enumerate(layers))
 
     def _place(self, number: int, layer: SSMState | KVState) -> bool:
         tensors, capacity = list(layer.tensors().values()), layer.capacity if isinstance(layer, KVState) else 0
