@@ -9,7 +9,7 @@ from nanochat.checkpoint_manager import load_model, save_checkpoint
 from nanochat.common import print0, rank
 from nanochat.engine import Engine
 from nanochat.engine.hops import HopConfig
-from nanochat.errors import ConfigError
+from nanochat.errors import CheckpointNotFound, ConfigError
 from nanochat.evaluation.statistics import wilson_interval
 from nanochat.rag.curriculum import FIRST_SEED, HELD_OUT_SEED
 from nanochat.refrag.advantages import RL_ALGORITHMS
@@ -42,17 +42,27 @@ class RewardLearner:
     def __init__(self, policy: PolicyTraining, num_batches: int) -> None:
         self.policy, self.num_batches = policy, num_batches
         self.loss = policy.loss
-        self.optimizer: Any = None
+        self.optimizer: Any = None  # known once training begins
+        self._forgets = False  # rolled back before
 
     @property
     def paused(self) -> str:
         return self.policy.control.paused
+
+    def roll_back(self, tag: str) -> None:
+        """Put the weights of the run's best checkpoint into the model; the optimizer forgets."""
+        _load_best(tag, self.policy.model)
+        self._forgets = self.optimizer is None
+        if self.optimizer is not None:
+            forget(self.optimizer)
 
     def settings(
         self, optimizer: Any, log: Callable[[dict[str, Any]], None], settings: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Settings of `fit`: every step is looked at, and every `log_every`-th goes into the log."""
         self.optimizer = optimizer
+        if self._forgets:
+            forget(optimizer)
         control, every = self.policy.control, settings["log_every"]
 
         def look(record: dict[str, Any]) -> None:
@@ -124,7 +134,7 @@ def learn_from_rewards(
         log=EpisodeLog(log_path(config.tag), start.tokenizer, start_step=start.state["step"] if start.state else 0),
         context=context, gap_limit=GAP_LIMITS.get(pick_dtype(config.dtype, device), 0.1))
     learner = RewardLearner(policy, settings.num_batches)
-    control.roll_back = lambda: _load_best(config.tag, start.model, learner.optimizer)
+    control.roll_back = lambda: learner.roll_back(config.tag)
     if start.state is not None:
         policy.restore(start.state["meta"].get("rewards", {}))
     evaluate = _evaluation(engine, sets, settings, control)
@@ -182,7 +192,7 @@ def _evaluation(
             metrics |= measure(engine, parts, settings.hops, rewards=settings.rewards, prefix=prefix,
                                max_tokens=settings.max_answer_tokens)
         accuracy = sum(metrics[f"{prefix}accuracy"] for prefix in sets) / len(sets)
-        control.evaluated(step, {"dev_accuracy": accuracy})
+        control.evaluated(step, {**metrics, "dev_accuracy": accuracy})
         return metrics | {"dev_error": 1 - accuracy}
 
     return evaluate
@@ -209,13 +219,21 @@ def _passes(
     return False
 
 
-def _load_best(tag: str, model: Any, optimizer: Any) -> None:
-    """Put the weights of the best checkpoint into the model; the optimizer forgets."""
+def _load_best(tag: str, model: Any) -> None:
     barrier()
-    best, _, _ = load_model("refrag", model.device, "train", tag + BEST)
+    try:
+        best, _, _ = load_model("refrag", model.device, "train", tag + BEST)
+    except CheckpointNotFound:
+        # somebody deleted it
+        print0(f"There is no best checkpoint refrag/{tag}{BEST} to go back to: the weights stay as they are")
+        return
     with torch.no_grad():
         for mine, theirs in zip(model.parameters(), best.parameters(), strict=True):
             mine.copy_(theirs)
+
+
+def forget(optimizer: Any) -> None:
+    """The optimizer begins anew, without what it knows of earlier gradients."""
     for part in optimizer.optimizers:
         part.state.clear()
 

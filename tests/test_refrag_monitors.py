@@ -25,8 +25,8 @@ FAULTS = {
     "rewards_collapse": ([{"reward_std": 0.05, "abstains_answerable": 0.21}] * 10, []),
     "format_breaks": ([{"valid_share": 0.9}] * 5, []),
     "dev_falls": ([{}], [0.8, 0.74, 0.75]),
-    "abstaining_spreads": ([{"abstains_answerable": 0.3}] * 5, []),
-    "guessing_spreads": ([{"answers_unanswerable": 0.3}] * 5, []),
+    "abstaining_spreads": ([{"abstains_answerable": 0.3}] * 10, []),
+    "guessing_spreads": ([{"answers_unanswerable": 0.3}] * 10, []),
     "policy_drifts": ([{"kl": 2.5}] * 5, []),
     "likelihood_falls": ([{"likelihood_fall": 0.2}] * 10, []),
     "gradients_spike": ([{"grad_norm": 9.0}, {}, {"grad_norm": 9.0}, {}, {"grad_norm": 9.0}], []),
@@ -66,6 +66,27 @@ def test_a_healthy_run_is_silent():
 def test_a_smaller_spread_alone_is_no_alarm():
     # a policy that gets better has fewer different rewards, too
     assert feed(Monitors(), [{"reward_std": 0.05}] * 20, [0.8, 0.85]) == []
+
+
+def test_what_chance_explains_is_no_alarm():
+    # few questions of an update have no answer, so that their share jumps about
+    noisy = [0.0, 0.75, 0.25, 1.0, 0.5, 0.0, 0.25, 0.75, 0.5, 0.25]
+    monitors, step = Monitors(), 0
+    for share in [*noisy, *(min(1.0, value + 0.2) for value in noisy)]:
+        step += 1
+        assert monitors.update(step, HEALTHY | {"answers_unanswerable": share}) == []
+    for _ in range(10):
+        step += 1
+        found = monitors.update(step, HEALTHY | {"answers_unanswerable": 1.0})
+    assert found or monitors.sounded["guessing_spreads"]
+
+
+@pytest.mark.parametrize(("name", "signal"), [("dev_abstains", "abstaining_spreads"),
+                                              ("dev_guesses", "guessing_spreads")])
+def test_the_development_set_tells_it_at_once(name, signal):
+    monitors = Monitors()
+    assert monitors.evaluated(0, DEV | {name: 0.1}) == [] == monitors.evaluated(5, DEV | {name: 0.2})
+    assert [alarm.signal for alarm in monitors.evaluated(10, DEV | {name: 0.3})] == [signal]
 
 
 def test_numbers_that_are_missing_are_no_alarm():

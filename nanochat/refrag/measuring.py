@@ -18,8 +18,9 @@ from nanochat.refrag.sources import Question
 
 MOST_HOPS = 4  # questions of more hops are counted with these
 MEASURES = (
-    "accuracy", *(f"em_{hops}" for hops in range(1, MOST_HOPS + 1)), "em", "em_with_evidence", "precision", "evidence",
-    "all_evidence", "abstain_precision", "abstain_recall", "valid", "searches", "searches_over", "reward",
+    "accuracy", *(f"em_{hops}" for hops in range(1, MOST_HOPS + 1)), "em", "em_with_evidence", "precision",
+    "evidence", "all_evidence", "abstains", "guesses", "abstain_precision", "abstain_recall", "valid", "searches",
+    "searches_over", "reward",
 )
 GATE_GROUP = 8  # episodes per question behind the gate
 
@@ -47,7 +48,8 @@ def measure(
     """Means over greedy episodes of all sets, see MEASURES; nan where nothing tells. Processes share the work.
 
     accuracy counts right answers and due abstentions; em_n exact matches of answerable questions of n hops;
-    em_with_evidence of those whose evidence was all shown; precision of the answers that were given; abstain_f1 is of
+    em_with_evidence of those whose evidence was all shown; abstains is of answerable questions, guesses of the others;
+    precision of the answers that were given; abstain_f1 is of
     abstentions against questions without an answer; searches_over is searches less hops.
     """
     tally = Tally()
@@ -113,8 +115,10 @@ def _tally(group: Group, tally: Tally) -> None:
         tally.add("precision", right)
     if not reference.is_answerable:
         tally.add("abstain_recall", float(trace.abstained))
+        tally.add("guesses", float(trace.is_valid and not trace.abstained))
         return
     recall = evidence_recall(trace, reference)
+    tally.add("abstains", float(trace.abstained))
     tally.add("em", right)
     tally.add(f"em_{min(MOST_HOPS, group.question.get('hops', 1))}", right)
     tally.add("evidence", recall)

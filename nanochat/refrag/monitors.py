@@ -58,6 +58,22 @@ class History:
         values = self.start.get(name, [])
         return statistics.fmean(values) if len(values) == RECENT else math.nan
 
+    def rise(self, name: str, least: float) -> tuple[float, float] | None:
+        """Mean of the last updates and of the first ones, where it rose by `least` and by more than chance explains:
+        three standard errors, from how much the updates differ among themselves.
+        """
+        now, then = self.last(name), self.start.get(name, [])
+        if len(self.updates) < RECENT or min(len(now), len(then)) < RECENT // 2 or len(then) < RECENT:
+            return None
+        error = math.sqrt(statistics.pvariance(now) / len(now) + statistics.pvariance(then) / len(then))
+        after, before = statistics.fmean(now), statistics.fmean(then)
+        return (after, before) if after - before >= max(least, 3 * error) else None
+
+    def dev_rise(self, name: str, least: float) -> tuple[float, float] | None:
+        """The last evaluation and the first one, where it rose by `least`."""
+        values = self.dev(name)
+        return (values[-1], values[0]) if len(values) > 1 and values[-1] - values[0] >= least else None
+
     def dev(self, name: str) -> list[float]:
         return [value for dev in self.devs if math.isfinite(value := dev.get(name, math.nan))]
 
@@ -108,18 +124,14 @@ def rewards_collapse(history: History) -> str:
 
 def abstaining_spreads(history: History) -> str:
     """The model stops answering what it could answer."""
-    now, then = history.mean("abstains_answerable", 5), history.first("abstains_answerable")
-    if not now - then >= 0.15:
-        return ""
-    return f"{now:.0%} of answerable questions are not answered any more, at first {then:.0%}"
+    rise = history.rise("abstains_answerable", 0.15) or history.dev_rise("dev_abstains", 0.15)
+    return f"{rise[0]:.0%} of answerable questions are not answered any more, at first {rise[1]:.0%}" if rise else ""
 
 
 def guessing_spreads(history: History) -> str:
     """The model answers what nothing answers."""
-    now, then = history.mean("answers_unanswerable", 5), history.first("answers_unanswerable")
-    if not now - then >= 0.15:
-        return ""
-    return f"{now:.0%} of the questions without an answer get one, at first {then:.0%}"
+    rise = history.rise("answers_unanswerable", 0.15) or history.dev_rise("dev_guesses", 0.15)
+    return f"{rise[0]:.0%} of the questions without an answer get one, at first {rise[1]:.0%}" if rise else ""
 
 
 def rewards_are_even(history: History) -> str:
@@ -177,10 +189,11 @@ def episodes_are_cut(history: History) -> str:
 
 def searches_grow(history: History) -> str:
     """More searches, no more right."""
-    now, then = history.mean("searches_over"), history.first("searches_over")
-    if not now - then >= 0.5 or history.mean("right_share") > history.first("right_share") + 0.02:
+    rise = history.rise("searches_over", 0.5)
+    if rise is None or history.mean("right_share") > history.first("right_share") + 0.02:
         return ""
-    return f"episodes search {now:+.2f} times beyond what is needed, at first {then:+.2f}, and are right no more often"
+    return (f"episodes search {rise[0]:+.2f} times beyond what is needed, at first {rise[1]:+.2f}, and are right no "
+            "more often")
 
 
 def reward_is_upside_down(history: History) -> str:
