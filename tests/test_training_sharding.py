@@ -2,6 +2,7 @@
 
 import os
 import socket
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from training_stubs import tiny_model
 from nanochat import checkpoint_manager as checkpoints
 from nanochat.device import pick_device
 from nanochat.errors import ConfigError
+from nanochat.model import LanguageModel
 from nanochat.tokenizer import Tokenizer
 from nanochat.training import Batch, build_optimizer, fit, init_distributed, language_model_loss
 from nanochat.training.distributed import shutdown_distributed
@@ -29,7 +31,8 @@ def micro_batch(step: int, micro: int) -> Batch:
 
 
 def build(lora: bool) -> torch.nn.Module:
-    model = tiny_model()
+    # ids 2 to 9 are slots of documents, 0 opens results
+    model = LanguageModel(replace(tiny_model().config, slot_scale=0.5, slot_ids=(0, 63, 2, 8)))
     if lora:
         add_adapters(model, LoraSettings(rank=4, alpha=8.0, row_ids=(0, 7)))
     return model
