@@ -9,6 +9,7 @@ from nanochat.errors import SearchFailed, UserError
 # (queries, top_k) -> for each query documents with id, title and content, best first
 Search = Callable[[Sequence[str], int], Sequence[Sequence[Mapping[str, Any]]]]
 _FIELDS = ("id", "title", "content")
+_CHECK = "the cause is in the search itself; a knowledge base is checked by: nanochat kb verify data/my_kb"
 _HINT = 'a search gives for each query a list of {"id": ..., "title": ..., "content": ...}'
 
 
@@ -30,7 +31,7 @@ def search_once(
     except UserError as error:
         raise SearchFailed(f"{where} failed: {error.problem}", hint=error.hint) from error
     except Exception as error:  # noqa: BLE001 - foreign code raises what it likes
-        raise SearchFailed(f"{where} failed: {type(error).__name__}: {error}", hint="see the error above") from error
+        raise SearchFailed(f"{where} failed: {type(error).__name__}: {error}", hint=_CHECK) from error
     if not isinstance(found, (list, tuple)) or len(found) != len(wanted):
         count = len(found) if isinstance(found, (list, tuple)) else short(found)
         raise SearchFailed(f"{where} gave {count}, not {len(wanted)} lists of documents", hint=_HINT)

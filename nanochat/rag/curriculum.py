@@ -125,8 +125,12 @@ class Curriculum:
                                    by_token=stage.kind == "copy")
         # one number for all processes: they must pass a gate together
         metrics["accuracy"] = mean_over_ranks(accuracy, next(model.parameters()).device)
-        if metrics["accuracy"] >= stage.gate:
-            metrics["gate_passed"] = stage.gate
+        return self._past_gate(metrics)
+
+    def _past_gate(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """The metrics of an evaluation, with what became of the gate; moves on where it is passed."""
+        if metrics["accuracy"] >= self.stage.gate:
+            metrics["gate_passed"] = self.stage.gate
             if self.index + 1 < len(self.names):
                 self.index += 1
                 metrics["next_stage"] = self.names[self.index]

@@ -84,14 +84,7 @@ class TraceCurriculum(Curriculum):
         # one number for all processes: they must pass a gate together
         metrics["accuracy"] = mean_over_ranks(sum(every) / max(1, len(every)), next(model.parameters()).device)
         metrics |= {f"accuracy_{name}": sum(group) / len(group) for name, group in sorted(groups.items())}
-        if metrics["accuracy"] >= stage.gate:
-            metrics["gate_passed"] = stage.gate
-            if self.index + 1 < len(self.names):
-                self.index += 1
-                metrics["next_stage"] = self.names[self.index]
-            else:
-                self.is_passed = True
-        return metrics
+        return self._past_gate(metrics)
 
     def _world(self, seed: int) -> ChainWorld:
         chains = ChainConfig(hops=self.stage.traces.lengths, per_length=QUESTIONS_PER_LENGTH)
