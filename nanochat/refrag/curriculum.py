@@ -69,7 +69,7 @@ class TraceCurriculum(Curriculum):
         Metrics: stage, accuracy, its parts (accuracy_1 for answered questions of one hop, and so on, accuracy_absent
         for those without an answer), and when the gate was passed gate_passed and next_stage.
         """
-        stage, rng = self.stage, random.Random(f"gate:{self.seed}:{step}")
+        rng = random.Random(f"gate:{self.seed}:{step}")
         metrics: dict[str, Any] = {"stage": self.names[self.index]}
         config = replace(self.trace_config, min_followups=0, max_followups=0)
         conversations = self._world(HELD_OUT_SEED + step).traces.conversations(self.gate_examples, rng, config)
