@@ -47,6 +47,7 @@ def main(argv: list[str]) -> int:
 def one(config: TinyPresetConfig, seed: int) -> dict[str, Any]:
     """The chain of one seed; its card with the minutes of every stage."""
     work = Path(config.output) / f"seed_{seed}"
+    work.mkdir(parents=True, exist_ok=True)
     kept = work / "minutes.json"
     minutes: dict[str, float] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     world, tag = work / "world", f"tiny-{seed}"

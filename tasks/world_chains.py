@@ -110,7 +110,7 @@ class _Maker:
         self.document_of = {fact.subject: fact.document_id for fact in world.facts}
         self.content_of = {document["id"]: document["content"] for document in world.documents}
         self.subjects = list(self.facts)
-        used = dict.fromkeys(world.config.relations or RELATIONS)
+        used = dict.fromkeys(world.config.relations or world.relations)
         self.asked = {kind: [name for name in used if name.startswith(f"{kind}.")] for kind in self.kind_of.values()}
         self.leading = {kind: [name for name in names if name in DESCRIPTIONS] for kind, names in self.asked.items()}
         # values that have no document, by kind
@@ -201,7 +201,7 @@ class _Maker:
 
     def _record(self, id_: str, kind: str, walk: _Walk) -> Record:
         wordings = self.world.config.question_wordings
-        asked = self.rng.choice(select(RELATIONS[walk.relations[-1]][2], wordings))
+        asked = self.rng.choice(select(self.world.relations[walk.relations[-1]][2], wordings))
         described = [self.rng.choice(select(DESCRIPTIONS[name], wordings)) for name in walk.relations[:-1]]
         steps = []
         for place, subject in enumerate(walk.subjects):

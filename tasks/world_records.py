@@ -32,16 +32,21 @@ class WorldConfig:
     mention_share: float = 0.7          # values that are entities of this world; the rest have no document
     statement_wordings: str = "train"   # "train", "held_out" (never seen in training) or "all"
     question_wordings: str = "train"
+    open_relations: int = 0             # further relations per kind of entity, of words drawn for this world alone
+    open_words: str = "train"           # which words these are made of: "train", "held_out" or "all"
+    untold_title_share: float = 0.0     # documents whose title does not name what they are about: "Lamp manual"
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_facts <= self.max_facts:
             raise ValueError(f"need 1 <= min_facts <= max_facts, got {self.min_facts} and {self.max_facts}")
-        if self.num_entities < 1 or self.questions_per_entity < 0 or self.min_words < 0:
-            raise ValueError("num_entities must be at least 1, questions_per_entity and min_words at least 0")
-        for name in ("unanswerable_share", "pronoun_share", "filler_share", "shared_name_share", "mention_share"):
+        if self.num_entities < 1 or min(self.questions_per_entity, self.min_words, self.open_relations) < 0:
+            raise ValueError("num_entities must be at least 1, questions_per_entity, min_words and open_relations at "
+                             "least 0")
+        for name in ("unanswerable_share", "pronoun_share", "filler_share", "shared_name_share", "mention_share",
+                     "untold_title_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
-        for name in ("statement_wordings", "question_wordings"):
+        for name in ("statement_wordings", "question_wordings", "open_words"):
             if getattr(self, name) not in WORDING_SETS:
                 raise ValueError(f"{name} must be one of {', '.join(WORDING_SETS)}, got {getattr(self, name)!r}")
         for relation in self.relations:
@@ -86,6 +91,7 @@ class World:
     questions: list[Question]
     facts: list[Fact]
     names: frozenset[str]               # every invented name, for make_world(exclude_names=...)
+    relations: dict[str, Wording]       # those of its facts and questions: RELATIONS, and its own open ones
 
 
 def select(templates: tuple[str, ...], wordings: str) -> tuple[str, ...]:

@@ -7,15 +7,21 @@ Same config, same world, byte for byte. A world of 200 entities takes some 15 ms
 import random
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from tasks.world_names import NameMaker, Parts, draw_value, join
+from tasks.world_open import open_relations
 from tasks.world_records import RELATIONS, Fact, Question, World, WorldConfig, full_name, select
 from tasks.world_templates import FILLERS
 
 # how often each type is drawn; organisations come before policies, which are named after them
 TYPE_WEIGHTS = {"person": 28, "place": 18, "organisation": 16, "product": 14, "policy": 10, "work": 14}
+
+
+# of documents that say only in their text what they are about
+UNTOLD_TITLES = ("{noun} manual", "{noun} guide", "Notes", "Page {page}", "{noun}", "Questions and answers",
+                 "{noun} details", "Sheet {page}: {noun}")
 
 
 @dataclass
@@ -41,9 +47,9 @@ def answers_of(value: str) -> tuple[str, ...]:
     return (value, number) if unit in ("crowns", "days") else (value,)
 
 
-@cache
-def _statements(relation: str, wordings: str) -> tuple[tuple[str, str], ...]:
-    return tuple(tuple(template.split("{V}")) for template in select(RELATIONS[relation][1], wordings))
+@lru_cache(maxsize=4096)
+def _split(templates: tuple[str, ...], wordings: str) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(template.split("{V}")) for template in select(templates, wordings))
 
 
 def _slots(subject: str, possessive: str, obj: str) -> dict[str, str]:
@@ -59,7 +65,10 @@ class _Maker:
         self.rng = random.Random(f"world {config.seed}")
         self.names = NameMaker(self.rng, exclude_names)
         self.relations: dict[str, list[str]] = {}
-        for relation in dict.fromkeys(config.relations or RELATIONS):
+        kinds = {name.partition(".")[0] for name in config.relations or RELATIONS}
+        more = open_relations(config.seed, sorted(kinds), config.open_relations, config.open_words)
+        self.wordings = RELATIONS | more
+        for relation in dict.fromkeys([*(config.relations or RELATIONS), *more]):
             self.relations.setdefault(relation.partition(".")[0], []).append(relation)
         self.parts: dict[str, list[Parts]] = {type_: [] for type_ in TYPE_WEIGHTS}      # of entities
         self.outside: dict[str, list[str]] = {type_: [] for type_ in TYPE_WEIGHTS}      # mentioned, without a document
@@ -72,7 +81,8 @@ class _Maker:
         for position, entity in enumerate(self.entities):
             self._make_document(f"w{self.config.seed}-{position:04d}", entity)
         questions = self._make_questions()
-        return World(self.config, self.documents, questions, self.facts, frozenset(self.names.used))
+        return World(self.config, self.documents, questions, self.facts, frozenset(self.names.used),
+                     self.wordings)
 
     def _make_entities(self) -> None:
         types = [type_ for type_ in TYPE_WEIGHTS if type_ in self.relations]
@@ -104,8 +114,8 @@ class _Maker:
         sentences: list[tuple[str, str, str, str]] = []         # relation, before the value, value, after it
         for relation in rng.sample(relations, min(num_facts, len(relations))):
             slots = self._refer(entity) if sentences else entity.full
-            value = entity.facts[relation] = self._value(entity, RELATIONS[relation][0])
-            before, after = rng.choice(_statements(relation, config.statement_wordings))
+            value = entity.facts[relation] = self._value(entity, self.wordings[relation][0])
+            before, after = rng.choice(_split(self.wordings[relation][1], config.statement_wordings))
             sentences.append((relation, before.format_map(slots), value, after.format_map(slots)))
         self._add_fillers(entity, sentences)
         content = ""
@@ -137,6 +147,8 @@ class _Maker:
             wanted = False
 
     def _title(self, entity: _Entity) -> str:
+        if self.config.untold_title_share and self.rng.random() < self.config.untold_title_share:
+            return self.rng.choice(UNTOLD_TITLES).format(noun=entity.noun.capitalize(), page=self.rng.randint(2, 99))
         draw = self.rng.random()
         if draw < 0.6:
             return entity.name
@@ -176,7 +188,7 @@ class _Maker:
         return questions
 
     def _ask(self, relation: str, name: str) -> str:
-        return self.rng.choice(select(RELATIONS[relation][2], self.config.question_wordings)).format(N=name)
+        return self.rng.choice(select(self.wordings[relation][2], self.config.question_wordings)).format(N=name)
 
     def _unanswerable(self, id_: str, entity: _Entity, relation: str) -> Question:
         rng = self.rng

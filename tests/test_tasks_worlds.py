@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from nanochat.retrieval.base import make_retriever
 from nanochat.retrieval.document import Document
 from tasks.world_names import CLOSED_VALUES, ENDINGS, NUMBER_VALUES, num_words
+from tasks.world_open import open_relations
 from tasks.world_templates import HELD_OUT
 from tasks.worlds import RELATIONS, TYPE_WEIGHTS, World, WorldConfig, make_world
 
@@ -191,9 +192,47 @@ def test_question_record_has_the_fields_of_a_question_file():
     assert json.loads(json.dumps(record)) == record
 
 
+def test_open_relations_are_new_in_every_world_and_their_words_stand_in_question_and_document():
+    worlds = [make_world(WorldConfig(seed=seed, open_relations=6)) for seed in (1, 2)]
+    own = [set(world.relations) - set(RELATIONS) for world in worlds]
+    assert all(len(names) == 6 * len(TYPE_WEIGHTS) for names in own)
+    assert len(own[0] & own[1]) < 0.1 * len(own[0])
+    world, seen = worlds[0], 0
+    content = {document["id"]: document["content"] for document in world.documents}
+    for question in world.questions:
+        if question.relation in own[0]:
+            words = question.relation.partition(".")[2].replace("_", " ")
+            assert words in question.question
+            if question.answers:
+                seen += 1
+                assert words in content[question.supporting_ids[0]] and question.answers[0] in content[
+                    question.supporting_ids[0]]
+    assert seen > 50
+    assert sum(fact.relation in own[0] for fact in world.facts) == pytest.approx(len(world.facts) / 2, rel=0.15)
+
+
+def test_words_of_open_relations_kept_for_evaluation_are_in_no_training_world():
+    def words(kept: str) -> set[str]:
+        tables = [open_relations(seed, list(TYPE_WEIGHTS), 20, kept) for seed in range(40)]
+        return {word for table in tables for name in table for word in name.partition(".")[2].split("_")}
+
+    train, held_out = words("train"), words("held_out")
+    assert len(train) > 150 and len(held_out) > 45 and not train & held_out
+    assert words("all") <= train | held_out
+
+
+def test_titles_that_do_not_name_the_subject_leave_it_to_the_text():
+    world = make_world(WorldConfig(seed=3, untold_title_share=0.5))
+    names = {fact.document_id: fact.subject for fact in world.facts}
+    untold = [document for document in world.documents if names[document["id"]] not in document["title"]]
+    assert len(untold) == pytest.approx(len(world.documents) / 2, rel=0.2)
+    assert all(names[document["id"]] in document["content"] for document in untold)
+
+
 @pytest.mark.parametrize("setting", [
     {"min_facts": 0}, {"min_facts": 4, "max_facts": 3}, {"pronoun_share": 1.5}, {"relations": ("person.shoe",)},
-    {"statement_wordings": "test"}, {"num_entities": 0},
+    {"statement_wordings": "test"}, {"num_entities": 0}, {"open_relations": -1}, {"open_words": "test"},
+    {"untold_title_share": 2.0},
 ])
 def test_impossible_settings_are_refused(setting):
     with pytest.raises(ValueError, match="|".join(setting)[:8]):
