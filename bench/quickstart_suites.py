@@ -22,6 +22,9 @@ WORLDS: dict[str, dict[str, Any]] = {
     "questions and statements never seen": {
         "seed": 77, "question_wordings": "held_out", "statement_wordings": "held_out",
     },
+    # asked for these only: the words of the relation stand in question and document, and in no training text
+    "relations never seen": {"seed": 77, "open_relations": 12, "open_words": "held_out"},
+    "titles that name nothing": {"seed": 77, "untold_title_share": 1.0},
 }
 METRICS = (("retrieved", "exact_match"), ("retrieved", "recall"), ("oracle", "exact_match"), ("wrong", "abstention"),
            ("unanswerable", "abstention"))
@@ -78,11 +81,12 @@ def make_world_files(place: Path, folder: Path, settings: dict[str, Any]) -> tup
     """Knowledge base and questions of a new world, without a name of the practice world."""
     from nanochat.common import write_jsonl
     from nanochat.retrieval import Document, KnowledgeBase
-    from tasks.worlds import WorldConfig, make_world
+    from tasks.worlds import RELATIONS, WorldConfig, make_world
 
     known = set(json.loads((folder / "practice_world" / "names.json").read_text(encoding="utf-8")))
     world = make_world(WorldConfig(num_entities=400, **settings), exclude_names=known)
-    write_jsonl(place / "questions.jsonl", [question.to_dict() for question in world.questions])
+    asked = set(world.relations) - set(RELATIONS) or set(RELATIONS)
+    write_jsonl(place / "questions.jsonl", [one.to_dict() for one in world.questions if one.relation in asked])
     KnowledgeBase.build([Document.from_dict(record) for record in world.documents], place / "knowledge_base", "bm25")
     return place / "knowledge_base", place / "questions.jsonl"
 

@@ -34,6 +34,7 @@ class WorldConfig:
     question_wordings: str = "train"
     open_relations: int = 0             # further relations per kind of entity, of words drawn for this world alone
     open_words: str = "train"           # which words these are made of: "train", "held_out" or "all"
+    casual_share: float = 0.0           # questions typed in passing: "what is the fee of ...", "Please: When was ..."
     untold_title_share: float = 0.0     # documents whose title does not name what they are about: "Lamp manual"
 
     def __post_init__(self) -> None:
@@ -43,7 +44,7 @@ class WorldConfig:
             raise ValueError("num_entities must be at least 1, questions_per_entity, min_words and open_relations at "
                              "least 0")
         for name in ("unanswerable_share", "pronoun_share", "filler_share", "shared_name_share", "mention_share",
-                     "untold_title_share"):
+                     "casual_share", "untold_title_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
         for name in ("statement_wordings", "question_wordings", "open_words"):

@@ -19,6 +19,7 @@ from tasks.world_templates import FILLERS
 TYPE_WEIGHTS = {"person": 28, "place": 18, "organisation": 16, "product": 14, "policy": 10, "work": 14}
 
 
+OPENINGS = ("Please: ", "A question: ", "Hello. ", "Quick one: ", "I wonder. ")
 # of documents that say only in their text what they are about
 UNTOLD_TITLES = ("{noun} manual", "{noun} guide", "Notes", "Page {page}", "{noun}", "Questions and answers",
                  "{noun} details", "Sheet {page}: {noun}")
@@ -188,7 +189,18 @@ class _Maker:
         return questions
 
     def _ask(self, relation: str, name: str) -> str:
-        return self.rng.choice(select(self.wordings[relation][2], self.config.question_wordings)).format(N=name)
+        asked = self.rng.choice(select(self.wordings[relation][2], self.config.question_wordings))
+        if self.config.casual_share and self.rng.random() < self.config.casual_share:
+            asked = self._casual(asked)
+        return asked.format(N=name)
+
+    def _casual(self, asked: str) -> str:
+        """As people type in passing: no capital, no mark at the end, or a word before it."""
+        is_name_first = asked.startswith("{")
+        if self.rng.random() < 0.3 and not is_name_first:
+            return self.rng.choice(OPENINGS) + asked
+        asked = asked.rstrip("?.") if self.rng.random() < 0.8 else asked
+        return asked if is_name_first or self.rng.random() < 0.2 else asked[0].lower() + asked[1:]
 
     def _unanswerable(self, id_: str, entity: _Entity, relation: str) -> Question:
         rng = self.rng

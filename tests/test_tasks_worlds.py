@@ -229,6 +229,17 @@ def test_titles_that_do_not_name_the_subject_leave_it_to_the_text():
     assert all(names[document["id"]] in document["content"] for document in untold)
 
 
+def test_casual_questions_are_the_same_questions_typed_in_passing():
+    made = make_world(WorldConfig(seed=4, casual_share=0.5, unanswerable_share=0.0, open_relations=3))
+    formal = {re.escape(wording).replace(re.escape("{N}"), ".+") for _, _, asked in made.relations.values()
+              for wording in asked}
+    is_formal = re.compile("|".join(formal))
+    casual = [question.question for question in made.questions if not is_formal.fullmatch(question.question)]
+    assert len(casual) == pytest.approx(len(made.questions) / 2, rel=0.2)
+    assert any(text[0].islower() for text in casual) and any(": " in text or ". " in text for text in casual)
+    assert all(question.subject in question.question for question in made.questions)
+
+
 @pytest.mark.parametrize("setting", [
     {"min_facts": 0}, {"min_facts": 4, "max_facts": 3}, {"pronoun_share": 1.5}, {"relations": ("person.shoe",)},
     {"statement_wordings": "test"}, {"num_entities": 0}, {"open_relations": -1}, {"open_words": "test"},
