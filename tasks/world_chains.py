@@ -12,7 +12,7 @@ from typing import Any
 
 from tasks.world_descriptions import DESCRIPTIONS
 from tasks.world_names import NameMaker, Parts, join
-from tasks.world_records import RELATIONS, Fact, World, full_name, select
+from tasks.world_records import Fact, World, full_name, select
 from tasks.worlds import answers_of
 
 MAX_HOPS = 4
@@ -117,7 +117,7 @@ class _Maker:
         self.outside: dict[str, list[str]] = {}
         for fact in world.facts:
             if fact.relation in DESCRIPTIONS and fact.value not in self.facts:
-                self.outside.setdefault(RELATIONS[fact.relation][0], []).append(fact.value)
+                self.outside.setdefault(world.relations[fact.relation][0], []).append(fact.value)
         self.names = NameMaker(self.rng, world.names | frozenset(exclude_names))
         self.seen: set[str] = set()
 
@@ -169,7 +169,7 @@ class _Maker:
             walk.subjects.pop()
             return walk
         last = walk.facts[-1].relation if walk.facts else ""
-        type_ = RELATIONS[last][0] if last else self.kind_of[walk.subjects[0]]
+        type_ = self.world.relations[last][0] if last else self.kind_of[walk.subjects[0]]
         rest = self._relations(type_, length - end, but=self.facts.get(walk.subjects[-1], {}))
         walk.relations += rest
         return walk if rest else None
@@ -190,7 +190,7 @@ class _Maker:
             if not usable:
                 return []
             found.append(self.rng.choice(usable))
-            kind = RELATIONS[found[-1]][0]
+            kind = self.world.relations[found[-1]][0]
         return found
 
     def _stranger(self, kind: str, like: str) -> str:

@@ -1,6 +1,6 @@
 """Relations that no list has: "the annual fee of the Orrin Lamp", put together anew for every world.
 
-A model that knows forty relations by heart has their wordings in its weights. Here the words of the question stand in
+A model that knows thirty relations by heart has their wordings in its weights. Here the words of the question stand in
 the document, and finding them there is the only way, as it is with documents that nobody prepared.
 """
 

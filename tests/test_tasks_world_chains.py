@@ -44,6 +44,21 @@ def test_same_world_and_settings_give_the_same_questions():
     assert len(set(ids)) == len(ids) and len({q["question"] for q in questions()}) == len(ids)
 
 
+def test_chains_may_end_with_a_relation_of_the_world_alone_but_never_pass_through_one():
+    made = world(open_relations=4)
+    own = {name.partition(".")[2].replace("_", " ") for name in set(made.relations) - set(RELATIONS)}
+    table = facts_of(made)
+    ends = 0
+    for question in questions(made=made):
+        for step in question["steps"][:-1]:
+            if step["answer"]:
+                relation = next(name for (subject, name), fact in table.items()
+                                if subject == step["subject"] and fact.value == step["answer"] and name in RELATIONS)
+                assert relation in DESCRIPTIONS
+        ends += any(f" {words} " in f" {question['steps'][-1]['query']} " for words in own)
+    assert ends > 20
+
+
 def test_each_step_asks_of_what_the_step_before_found():
     contents = {document["id"]: document["content"] for document in world().documents}
     for question in questions():

@@ -31,7 +31,7 @@ class Stage:
 
 
 _PLAIN: dict[str, Any] = {"pronoun_share": 0.0, "filler_share": 0.0, "min_words": 0}
-# a third of the facts: with the forty fixed relations alone, their wordings are all that a model can read
+# a third of the facts: with the thirty fixed relations alone, their wordings are all that a model can read
 _OPEN: dict[str, Any] = {"open_relations": 3}
 
 # easy to hard; each script trains some of them in this order
