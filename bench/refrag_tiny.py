@@ -19,7 +19,7 @@ from typing import Any
 from bench.refrag_measures import Records, Setting, ask_all, gains, load, numbers, say, work_folder
 from nanochat.common import print0, run_main, write_json
 from nanochat.config import load_config
-from nanochat.errors import UserError
+from nanochat.errors import ConfigError, UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +31,25 @@ class RefragTinyConfig:
     rl_steps: int = 0                 # with rewards; 0: as configs/tiny_refrag.py has it
     noise: float = 0.25               # of the noisier retriever
     per_length: int = 60              # test questions of each length and world
+    parts: str = "plain,noisy,longer"  # which rewards are learned: as the traces are, noisier, one hop longer
     gate: str = "off"                 # strict or off: whether rewards are learned in any case
     results: str = "bench/results/refrag_tiny.json"  # where the numbers go
 
 
 CONFIG = RefragTinyConfig
+PARTS = ("plain", "noisy", "longer")
 SHORT = ("--stages", "chains1,chains2")  # traces of one hop less than the questions of the part with rewards
 SHOWN = ("em_1", "em_2", "em_3", "all_evidence_2", "abstain_f1", "valid", "searches_over")
 
 
 def main(argv: list[str]) -> int:
     config = load_config(CONFIG, argv, prog="bench.refrag_tiny", description=__doc__ or "")
+    unknown = [part for part in config.parts.split(",") if part not in PARTS]
+    if unknown:
+        raise ConfigError(f"Unknown part {unknown[0]!r}", hint=f"--parts takes {', '.join(PARTS)}, comma-separated")
     seeds = {str(seed): one(config, seed) for seed in config.seeds}
-    write_json(Path(config.results), {"config": {"noise": config.noise, "gate": config.gate}, "seeds": seeds})
+    told = {name: getattr(config, name) for name in ("noise", "gate", "parts", "rl_steps", "num_steps")}
+    write_json(Path(config.results), {"config": told, "seeds": seeds})
     return 0
 
 
@@ -53,14 +59,23 @@ def stages_of(config: RefragTinyConfig, seed: int, kb: str) -> dict[str, list[st
             "--resume", "true"]
     supervised = ["--source", "rag", "--source_tag", f"tiny-{seed}", "--use_rewards", "false",
                   *(["--num_steps", str(config.num_steps)] if config.num_steps else [])]
-    stages = {"sft": [*base, *supervised], "short": [*base, *supervised, *SHORT]}
+    parts = config.parts.split(",")
+    stages: dict[str, list[str]] = {}
+    if "plain" in parts or "noisy" in parts:
+        stages["sft"] = [*base, *supervised]
+    if "longer" in parts:
+        stages["short"] = [*base, *supervised, *SHORT]
     rewarded = [*base, "--num_steps", "0", "--source", "refrag", "--gate", config.gate,
                 *(["--rl_steps", str(config.rl_steps)] if config.rl_steps else [])]
     for algorithm in ("rloo", "raft"):
         how = [*rewarded, "--rl_algo", algorithm]
-        stages[algorithm] = [*how, "--source_tag", f"{seed}-sft"]
-        stages[f"{algorithm}-noisy"] = [*how, "--source_tag", f"{seed}-sft", "--search_noise", str(config.noise)]
-        stages[f"{algorithm}-longer"] = [*how, "--source_tag", f"{seed}-short"]
+        if "plain" in parts:
+            stages[algorithm] = [*how, "--source_tag", f"{seed}-sft"]
+        if "noisy" in parts:
+            stages[f"{algorithm}-noisy"] = [*how, "--source_tag", f"{seed}-sft", "--search_noise", str(config.noise)]
+        if "longer" in parts:
+            # gold episodes of the longer questions would be traces that the supervised part did not have
+            stages[f"{algorithm}-longer"] = [*how, "--source_tag", f"{seed}-short", "--gold_steps", "0"]
     return {name: [*argv, "--tag", f"{seed}-{name}"] for name, argv in stages.items()}
 
 
@@ -77,24 +92,24 @@ def one(config: RefragTinyConfig, seed: int) -> dict[str, Any]:
     noisy = Setting(per_length=config.per_length, noise=config.noise)
     unseen = Setting(per_length=config.per_length, wordings="held_out")
     single = Setting(per_length=config.per_length, max_hops=1)
-    asked = {
-        "sft": ask(work, f"{seed}-sft", setting, seed), "rloo": ask(work, f"{seed}-rloo", setting, seed),
-        "raft": ask(work, f"{seed}-raft", setting, seed),
-        "single search": ask(work, f"{seed}-sft", single, seed),
-        "sft, other wordings": ask(work, f"{seed}-sft", unseen, seed),
-        "rloo, other wordings": ask(work, f"{seed}-rloo", unseen, seed),
-        "noisy sft": ask(work, f"{seed}-sft", noisy, seed), "noisy rloo": ask(work, f"{seed}-rloo-noisy", noisy, seed),
-        "noisy raft": ask(work, f"{seed}-raft-noisy", noisy, seed),
-        "longer sft": ask(work, f"{seed}-short", setting, seed),
-        "longer rloo": ask(work, f"{seed}-rloo-longer", setting, seed),
-        "longer raft": ask(work, f"{seed}-raft-longer", setting, seed),
-        "noisy rloo on clean": ask(work, f"{seed}-rloo-noisy", setting, seed),
+    # name -> model and how it is asked
+    questions = {
+        "sft": ("sft", setting), "rloo": ("rloo", setting), "raft": ("raft", setting),
+        "single search": ("sft", single), "sft, other wordings": ("sft", unseen),
+        "rloo, other wordings": ("rloo", unseen), "noisy sft": ("sft", noisy), "noisy rloo": ("rloo-noisy", noisy),
+        "noisy raft": ("raft-noisy", noisy), "longer sft": ("short", setting), "longer rloo": ("rloo-longer", setting),
+        "longer raft": ("raft-longer", setting), "longer sft, single search": ("short", single),
+        "noisy rloo on clean": ("rloo-noisy", setting),
     }
+    trained = set(stages_of(config, seed, ""))
+    asked = {name: ask(work, f"{seed}-{model}", how, seed) for name, (model, how) in questions.items()
+             if model in trained}
     found = {name: numbers(records) for name, records in asked.items()}
     changes = {name: gains(asked[before], asked[after]) for name, before, after in (
         ("rewards", "sft", "rloo"), ("rejection", "sft", "raft"), ("rewards, noisy", "noisy sft", "noisy rloo"),
         ("rejection, noisy", "noisy sft", "noisy raft"), ("rewards, longer", "longer sft", "longer rloo"),
-        ("rejection, longer", "longer sft", "longer raft"), ("lost elsewhere", "sft", "noisy rloo on clean"))}
+        ("rejection, longer", "longer sft", "longer raft"), ("lost elsewhere", "sft", "noisy rloo on clean"))
+        if before in asked and after in asked}
     print0(f"seed {seed}, minutes: {', '.join(f'{name} {value:.1f}' for name, value in minutes.items())}")
     for name, table in found.items():
         print0(say(name, table, SHOWN))
