@@ -36,6 +36,6 @@ def test_what_traces_leave_out_is_left_out_of_gold_episodes_too(monkeypatch):
     assert stages["rloo-longer"].gold_steps == 0 < stages["rloo"].gold_steps
 
 
-def test_an_unknown_part_is_named(capsys):
+def test_an_unknown_part_is_named():
     with pytest.raises(Exception, match="Unknown part 'shorter'"):
         main(["--parts", "shorter"])

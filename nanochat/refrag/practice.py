@@ -12,7 +12,6 @@ from nanochat.refrag.trace_config import TraceConfig
 from nanochat.refrag.traces import TracePool
 from tasks.world_chains import CHAIN_WORLD, ChainConfig, Chains, make_chains
 
-
 # a chain may end with a relation that no list has; with more of them few chains are long
 _OPEN: dict[str, Any] = {"open_relations": 2, "untold_title_share": 0.1, "casual_share": 0.15}
 
