@@ -9,14 +9,12 @@ one hop more than the traces had. Stopped and started again it goes on.
 
 import json
 import os
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.refrag_measures import Records, Setting, ask_all, gains, load, numbers, say, work_folder
+from bench.stages import run_stages
 from nanochat.common import print0, run_main, write_json
 from nanochat.config import load_config
 from nanochat.errors import ConfigError, UserError
@@ -87,7 +85,9 @@ def one(config: RefragTinyConfig, seed: int) -> dict[str, Any]:
                         hint=f"make it: python -m bench.tiny_preset --output {config.preset}")
     os.environ["NANOCHAT_BASE_DIR"] = str(base / "base")
     work = work_folder(config.output, seed)
-    minutes = train_all(stages_of(config, seed, str(base / "world" / "knowledge_base")), work, seed)
+    stages = stages_of(config, seed, str(base / "world" / "knowledge_base"))
+    minutes = run_stages({name: ["scripts.refrag_finetune", *argv] for name, argv in stages.items()}, work,
+                         f"seed {seed}")
     setting = Setting(per_length=config.per_length)
     noisy = Setting(per_length=config.per_length, noise=config.noise)
     unseen = Setting(per_length=config.per_length, wordings="held_out")
@@ -101,9 +101,8 @@ def one(config: RefragTinyConfig, seed: int) -> dict[str, Any]:
         "longer raft": ("raft-longer", setting), "longer sft, single search": ("short", single),
         "noisy rloo on clean": ("rloo-noisy", setting),
     }
-    trained = set(stages_of(config, seed, ""))
     asked = {name: ask(work, f"{seed}-{model}", how, seed) for name, (model, how) in questions.items()
-             if model in trained}
+             if model in stages}
     found = {name: numbers(records) for name, records in asked.items()}
     changes = {name: gains(asked[before], asked[after]) for name, before, after in (
         ("rewards", "sft", "rloo"), ("rejection", "sft", "raft"), ("rewards, noisy", "noisy sft", "noisy rloo"),
@@ -116,27 +115,6 @@ def one(config: RefragTinyConfig, seed: int) -> dict[str, Any]:
     for name, table in changes.items():
         print0(say(name, table, ("em", "all_evidence", "abstains")))
     return {"minutes": minutes, "numbers": found, "gains": changes}
-
-
-def train_all(stages: dict[str, list[str]], work: Path, seed: int) -> dict[str, float]:
-    """Run what has not run yet; minutes of each stage."""
-    kept = work / "minutes.json"
-    minutes: dict[str, float] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-    work.mkdir(parents=True, exist_ok=True)
-    for name, argv in stages.items():
-        if name in minutes:
-            continue
-        start = time.time()
-        with open(work / "log.txt", "a", encoding="utf-8") as log:
-            done = subprocess.run([sys.executable, "-m", "scripts.refrag_finetune", *argv], stdout=log, stderr=log,
-                                  check=False)
-        if done.returncode:
-            raise UserError(f"Stage {name} of seed {seed} stopped early, see {log.name}",
-                            hint="type the same command again: it goes on")
-        minutes[name] = (time.time() - start) / 60
-        write_json(kept, minutes)
-        print0(f"seed {seed}: {name} {minutes[name]:.1f} min")
-    return minutes
 
 
 def ask(work: Path, tag: str, setting: Setting, seed: int) -> Records:

@@ -8,17 +8,14 @@ Each seed has a practice world, a tokenizer, a model and a card of its own. Stop
 import json
 import os
 import statistics
-import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.stages import run_stages
 from nanochat.common import print0, run_main, write_json
 from nanochat.config import load_config
-from nanochat.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +44,6 @@ def main(argv: list[str]) -> int:
 def one(config: TinyPresetConfig, seed: int) -> dict[str, Any]:
     """The chain of one seed; its card with the minutes of every stage."""
     work = Path(config.output) / f"seed_{seed}"
-    work.mkdir(parents=True, exist_ok=True)
-    kept = work / "minutes.json"
-    minutes: dict[str, float] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     world, tag = work / "world", f"tiny-{seed}"
     texts = ",".join(str(world / name) for name in ("documents.jsonl", "queries_train.jsonl"))
     stages = {
@@ -64,21 +58,10 @@ def one(config: TinyPresetConfig, seed: int) -> dict[str, Any]:
                 "--cloze_per_document", "0", "--seed", str(seed), "--tag", tag, "--resume", "true"],
         "card": ["scripts.rag_eval", "--suite", config.suite, "--tag", tag, "--output", str(work / "card")],
     }
-    environment = os.environ | {"NANOCHAT_BASE_DIR": str(work / "base")}
+    environment = {"NANOCHAT_BASE_DIR": str(work / "base")}
     if config.at_once > 1:
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // config.at_once))
-    for name, argv in stages.items():
-        if name in minutes:
-            continue
-        start = time.time()
-        with open(work.parent / f"seed_{seed}.log", "a", encoding="utf-8") as log:
-            done = subprocess.run([sys.executable, "-m", *argv], env=environment, stdout=log, stderr=log, check=False)
-        if done.returncode:
-            raise UserError(f"Stage {name} of seed {seed} stopped early, see {log.name}",
-                            hint="type the same command again: it goes on")
-        minutes[name] = (time.time() - start) / 60
-        write_json(kept, minutes)
-        print0(f"seed {seed}: {name} {minutes[name]:.1f} min")
+    minutes = run_stages(stages, work, f"seed {seed}", environment)
     (path,) = (work / "base" / "checkpoints" / "rag" / tag).glob("*/card.json")
     card = json.loads(path.read_text(encoding="utf-8"))
     return {"minutes": minutes, "thresholds": card["thresholds"], "answer_threshold": card["answer_threshold"],
