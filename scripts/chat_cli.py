@@ -38,6 +38,7 @@ class ChatConfig:
     temperature: float = 0.0          # 0 is greedy: the same question gets the same answer
     seed: int = 0                     # for temperatures above 0
     answer_threshold: float | None = None  # abstain below this probability of an answer, 0 to 1; default: as calibrated
+    extractive: bool = False          # answers only in words that stand in a cited document
     device: str = "auto"              # auto, cpu, cuda, cuda:1 or mps
     question: str | None = None       # answer this one question and exit
     json: bool = False                # print that answer as one JSON object, with its passages and probability
@@ -247,7 +248,8 @@ def open_chat(config: ChatConfig) -> Chat:
     if config.max_hops > 1 and meta["source"] != "refrag":
         note(f"checkpoint {meta['source']}/{meta['tag']} has not learned to search again; --source refrag has: "
              "python -m scripts.refrag_finetune")
-    return Chat(Engine(model, tokenizer, answer_threshold=threshold), manager, config, meta=meta, card=card)
+    engine = Engine(model, tokenizer, answer_threshold=threshold, extractive=config.extractive)
+    return Chat(engine, manager, config, meta=meta, card=card)
 
 
 def main(argv: list[str]) -> int:

@@ -60,15 +60,17 @@ def run_suite(config: "RagEvalConfig") -> int:
     model, tokenizer, meta = load_model(config.source, device=device, phase="eval", tag=config.tag or None, step=step)
     loaded = {name: load_model(source, device=device, phase="eval", tag=tag, step=at)
               for name, (source, tag, at) in compared(config.compare, meta).items()}
-    columns = {name: Engine(*one[:2]) for name, one in loaded.items()}
+    columns = {name: Engine(*one[:2], extractive=config.extractive) for name, one in loaded.items()}
     beside = f", beside {', '.join(columns)}" if columns else ""
     print0(f"Suite {config.suite} for {meta['source']}/{meta['tag']} step {meta['step']}{beside}")
     depends_on = {"column_weights": {name: weights_of(one[2]) for name, one in loaded.items()}, "device": str(device),
-                  "found_by": manager.retriever_type if manager else "", "rerank": config.rerank}
+                  "found_by": manager.retriever_type if manager else "", "rerank": config.rerank,
+                  "extractive": config.extractive}
     try:
         outcome = make_card(
-            Engine(model, tokenizer, answer_threshold=config.answer_threshold), meta, suite=config.suite,
-            knowledge_base=manager, questions=questions, columns=columns, thresholds=config.thresholds,
+            Engine(model, tokenizer, answer_threshold=config.answer_threshold, extractive=config.extractive), meta,
+            suite=config.suite, knowledge_base=manager, questions=questions, columns=columns,
+            thresholds=config.thresholds,
             output=config.output or None, top_k=config.top_k if is_given(config, "top_k") else SUITE_TOP_K,
             retriever_type=config.retriever_type or "bm25", max_tokens=config.max_tokens, batch_size=config.batch_size,
             max_questions=config.max_questions, seed=config.seed, depends_on=depends_on,

@@ -9,11 +9,12 @@ from nanochat.chat_format import Rendered, render
 from nanochat.engine.answer_stream import AnswerStream
 from nanochat.engine.citing import last_question
 from nanochat.engine.deciding import Decision, check_threshold
-from nanochat.engine.grammar import AnswerGrammar
+from nanochat.engine.grammar import AnswerGrammar, AnswerRule
 from nanochat.engine.hop_rules import HopGrammar
 from nanochat.engine.hops import HopConfig, OnHop, Search, follow_hops
 from nanochat.engine.prefill import MIN_SHARED
 from nanochat.engine.prefix_cache import PrefixCache
+from nanochat.engine.quoting import Quotables, QuoteRule
 from nanochat.engine.request import Handle, Request
 from nanochat.engine.sampling import SamplingParams, is_whole, short
 from nanochat.engine.scheduler import Scheduler
@@ -30,7 +31,8 @@ class Engine:
     """Generation for one model and its tokenizer; methods may be called from several threads, whose rows run together.
 
     Every answer keeps the grammar of nanochat.engine.grammar, so citations always resolve to shown documents.
-    must_cite=False also allows answers without a citation where documents were shown. answer_threshold: an answer is
+    must_cite=False also allows answers without a citation where documents were shown. extractive=True holds the text of
+    an answer to the words of the documents it cites, see nanochat.engine.quoting. answer_threshold: an answer is
     given where the model finds it at least so likely that it has one, and otherwise an abstention; see
     nanochat.engine.deciding.Decision. None takes what is likeliest.
 
@@ -46,6 +48,7 @@ class Engine:
         tokenizer: Tokenizer,
         *,
         must_cite: bool = True,
+        extractive: bool = False,
         answer_threshold: float | None = None,
         prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
         speculate: int | None = None,
@@ -64,7 +67,7 @@ class Engine:
                 raise ConfigError(f"{name} is {short(value)}, must be a whole number from {least}",
                                   hint="leave it out for the default")
         self.model, self.tokenizer = model, tokenizer
-        self.answer_threshold = check_threshold(answer_threshold)
+        self.answer_threshold, self.extractive = check_threshold(answer_threshold), extractive
         self._grammar = AnswerGrammar(
             tokenizer, num_ids=model.config.vocab_size, must_cite=must_cite, device=model.device
         )
@@ -210,8 +213,12 @@ class Engine:
         return self.scheduler.submit(Request(
             ids=prompt.ids, params=params, number=number, keep=keep, has_logprobs=has_logprobs,
             decision=Decision(self.tokenizer.special("abstain"), threshold, self.tokenizer.special("cite")),
-            rule=lambda: self._grammar.begin_row(len(prompt.documents), searched=searched),
+            rule=lambda: self._rule(prompt, searched),
         ))
+
+    def _rule(self, prompt: Rendered, searched: bool) -> AnswerRule | QuoteRule:
+        rule = self._grammar.begin_row(len(prompt.documents), searched=searched)
+        return QuoteRule(rule, self._grammar, Quotables(prompt.ids, self.tokenizer)) if self.extractive else rule
 
     def _prompt(self, conversation: Conversation, max_tokens: int) -> Rendered:
         budget = self.budget(max_tokens)

@@ -61,6 +61,7 @@ class AnswerGrammar:
             for allowed in {_allowed_kinds(state, owes, is_open) for state in STEPS for owes in (False, True)
                             for is_open in (False, True)}
         }
+        self.text = torch.isin(kinds, torch.tensor([IS_TEXT, IS_SPACE], dtype=kinds.dtype)).to(device)  # (V,) bool
         self.device = torch.device(device)
 
     def begin_row(self, num_documents: int, *, searched: bool | None = None) -> "AnswerRule":
@@ -99,6 +100,11 @@ class AnswerRule:
     def allowed(self) -> Tensor:
         """(V,) bool, as RowRule says."""
         return self._grammar.mask(self._state, self._is_open, self._owes_citation)
+
+    @property
+    def may_write(self) -> bool:
+        """Whether text may come next."""
+        return IS_TEXT in STEPS[self._state]
 
     def permits(self, id: int) -> bool:
         """Whether an id may come next, without a look at the mask, which may lie on another device."""
