@@ -6,6 +6,7 @@ from functools import cache
 
 from nanochat.evaluation.suite.changing import INJECTIONS
 from tasks.world_records import RELATIONS
+from tasks.worlds import OPENINGS
 
 REFUSAL = "The documents do not answer this question."
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -19,11 +20,19 @@ def _question_patterns():
             for wording, relation in QUESTIONS]
 
 
+def formal(question):
+    """The question, and where it is typed in passing what it may have been."""
+    opening = next((one for one in OPENINGS if question.startswith(one)), "")
+    text = question.removeprefix(opening)
+    text = text[0].upper() + text[1:]
+    return [text] if text[-1] in "?." else [text + "?", text + "."]
+
+
 @cache
 def asked(question):
     """(name, relations) of a question of a world, also with a typo in it."""
     found = [(match[1].removeprefix("the "), relation) for pattern, relation in _question_patterns()
-             if (match := pattern.match(question))]
+             for text in formal(question) if (match := pattern.match(text))]
     if not found:
         # the name is what is capitalised; the rest decides which wording is nearest
         name = " ".join(re.findall(r"\b[A-Z][a-z]+\b", question)[1:]) or question

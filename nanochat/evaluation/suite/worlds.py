@@ -22,9 +22,13 @@ _WITH_ARTICLE = ("product", "policy")
 
 
 def world_config(seed: int, **changes: Any) -> WorldConfig:
-    """A world with documents as in the last stage of practice."""
-    return WorldConfig(**{"seed": seed, "num_entities": ENTITIES, "questions_per_entity": 6}
-                       | STAGES[STAGE].world | changes)
+    """The world that everything is measured on: the same whatever practice looks like, so that cards compare."""
+    return WorldConfig(seed=seed, num_entities=ENTITIES, questions_per_entity=6, unanswerable_share=0.35, **changes)
+
+
+def trained_config(seed: int) -> WorldConfig:
+    """A world of the last stage of practice."""
+    return WorldConfig(**{"seed": seed, "num_entities": ENTITIES, "questions_per_entity": 6} | STAGES[STAGE].world)
 
 
 def trained_seeds(meta: Mapping[str, Any], count: int) -> list[int]:
@@ -49,12 +53,18 @@ def make_worlds(seeds: Sequence[int], *, exclude: Collection[str] = (), **change
 
 
 def repeat_worlds(seeds: Sequence[int]) -> list[World]:
-    """Worlds exactly as training made them; what shares a name with an earlier one is not asked about."""
+    """Worlds exactly as training made them. What shares a name with an earlier one is not asked about, and neither is
+    what fresh worlds do not have: open relations, and documents whose title does not name their subject.
+    """
     worlds: list[World] = []
     names: set[str] = set()
     for seed in seeds:
-        world = make_world(world_config(seed))
-        questions = [one for one in world.questions if one.subject not in names]
+        world = make_world(trained_config(seed))
+        titles = {one["id"]: one["title"] for one in world.documents}
+        told = {fact.subject for fact in world.facts if fact.subject in titles[fact.document_id]}
+        strangers = {one.subject for one in world.questions if one.kind == "absent_entity"}
+        questions = [one for one in world.questions if one.subject not in names and one.relation in RELATIONS
+                     and one.subject in told | strangers]
         worlds.append(replace(world, questions=questions))
         names |= world.names
     return worlds
@@ -86,11 +96,11 @@ def _altered(world: World, values: Mapping[str, list[str]], rng: random.Random) 
     return replace(world, documents=documents, questions=questions)
 
 
-def reworded(question: Question, rng: random.Random) -> str:
-    """The question in a wording that training never uses."""
+def reworded(question: Question, world: World, rng: random.Random) -> str:
+    """A question of a world in a wording that training never uses."""
     is_named = question.relation.partition(".")[0] not in _WITH_ARTICLE
     name = question.subject if is_named else f"the {question.subject}"
-    return rng.choice(RELATIONS[question.relation][2][-HELD_OUT:]).format(N=name)
+    return rng.choice(world.relations[question.relation][2][-HELD_OUT:]).format(N=name)
 
 
 def world_material(
@@ -102,10 +112,10 @@ def world_material(
     questions out by id.
     """
     documents = [one for world in worlds for one in world.documents]
-    originals = {one.id: one for world in worlds for one in world.questions}
+    originals = {one.id: (one, world) for world in worlds for one in world.questions}
     questions = [EvalQuestion(id=one.id, question=one.question, answers=one.answers, hops=one.hops,
                               supporting_ids=one.supporting_ids, kind=one.relation)
-                 for one in originals.values() if one.id not in without]
+                 for one, _ in originals.values() if one.id not in without]
     rng = random.Random(f"suite {name} {seed}")
     if same_as is None:
         answerable, unanswerable = sample(questions, num_answerable, num_unanswerable, rng)
@@ -121,5 +131,5 @@ def world_material(
         name=name, documents=documents, answerable=answerable, unanswerable=unanswerable,
         retriever_type=retriever_type, search=in_memory(documents, retriever_type), calibration=kept,
         searches={other: lambda other=other: in_memory(documents, other) for other in retrievers}, is_world=True,
-        reworded={id: reworded(originals[id], rng) for id in asked},
+        reworded={id: reworded(*originals[id], rng) for id in asked},
     )
