@@ -34,7 +34,9 @@ _ADJECTIVES = (
     "public regional regular second secondary short single special spare standard summer temporary third total typical "
     "upper usual weekly winter yearly"
 ).split()
-_KINDS = (*CLOSED_VALUES, *NUMBER_VALUES, "place", "person", "organisation", "product")
+# values that no list has either: "40 belts", "spare valve"
+OPEN_VALUES = ("amount", "thing")
+_KINDS = (*CLOSED_VALUES, *NUMBER_VALUES, "place", "person", "organisation", "product", *OPEN_VALUES * 5)
 _STATEMENTS = (
     "The {R} of {o} is {V}.", "{P} {R} is {V}.", "For {o} the {R} is {V}, as everybody knows.",
     "{S} has {V} as the {R}.", "When asked about {p} {R}, people say {V}.", "The {R} given for {o} is {V}.",
@@ -61,6 +63,15 @@ def open_relations(seed: int, kinds: Collection[str], number: int, words: str) -
             statements, questions = map(tuple, texts)
             table[f"{kind}.{words_of.replace(' ', '_')}"] = (rng.choice(_KINDS), statements, questions)
     return table
+
+
+def open_value(rng: random.Random, kind: str, words: str) -> str:
+    """A value of one of OPEN_VALUES; `words` as for open_relations."""
+    noun = rng.choice(_part(_NOUNS, words))
+    if kind == "thing":
+        return f"{rng.choice(_part(_ADJECTIVES, words))} {noun}"
+    # most units of measure end so; numbers of any length
+    return f"{rng.randint(2, 10 ** rng.randint(1, 4))} {noun}{'' if noun.endswith(('s', 'x', 'h', 'y')) else 's'}"
 
 
 def _part(listed: list[str], words: str) -> list[str]:

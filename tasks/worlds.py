@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from tasks.world_names import NameMaker, Parts, draw_value, join
-from tasks.world_open import open_relations
+from tasks.world_open import OPEN_VALUES, open_relations, open_value
 from tasks.world_records import RELATIONS, Fact, Question, World, WorldConfig, full_name, select
 from tasks.world_templates import FILLERS
 
@@ -156,6 +156,8 @@ class _Maker:
         return f"{entity.name} ({entity.noun})" if draw < 0.85 else f"About {entity.full['o']}"
 
     def _value(self, entity: _Entity, kind: str) -> str:
+        if kind in OPEN_VALUES:
+            return open_value(self.rng, kind, self.config.open_words)
         if kind not in self.parts:
             return draw_value(self.rng, self.names, kind)
         kin = self.parts[kind]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from nanochat.retrieval.base import make_retriever
 from nanochat.retrieval.document import Document
 from tasks.world_names import CLOSED_VALUES, ENDINGS, NUMBER_VALUES, num_words
-from tasks.world_open import open_relations
+from tasks.world_open import OPEN_VALUES, open_relations
 from tasks.world_templates import HELD_OUT
 from tasks.worlds import RELATIONS, TYPE_WEIGHTS, World, WorldConfig, make_world
 
@@ -209,6 +209,13 @@ def test_open_relations_are_new_in_every_world_and_their_words_stand_in_question
                     question.supporting_ids[0]]
     assert seen > 50
     assert sum(fact.relation in own[0] for fact in world.facts) == pytest.approx(len(world.facts) / 2, rel=0.15)
+
+
+def test_open_relations_have_values_that_no_list_has():
+    world = make_world(WorldConfig(seed=1, open_relations=6))
+    values = [fact.value for fact in world.facts if world.relations[fact.relation][0] in OPEN_VALUES]
+    assert len(values) > 50 and len(set(values)) > 0.95 * len(values)
+    assert sum(value[0].isdigit() for value in values) == pytest.approx(len(values) / 2, rel=0.5)
 
 
 def test_words_of_open_relations_kept_for_evaluation_are_in_no_training_world():
