@@ -47,6 +47,12 @@ _QUESTIONS = (
     "Tell me the {R} of {N}.", "What {R} is given for {N}?",
     "I would like to know the {R} of {N}.", "What do the documents say about the {R} of {N}?",
 )
+# and one by the kind of value
+_ASKED_BY_KIND = {
+    "person": "Who is the {R} of {N}?", "organisation": "Who is the {R} of {N}?", "place": "Where is the {R} of {N}?",
+    "year": "When is the {R} of {N}?", "price": "How much is the {R} of {N}?", "amount": "How much is the {R} of {N}?",
+    "days": "How long is the {R} of {N}?",
+}
 
 
 def open_relations(seed: int, kinds: Collection[str], number: int, words: str) -> dict[str, Wording]:
@@ -59,9 +65,11 @@ def open_relations(seed: int, kinds: Collection[str], number: int, words: str) -
     for kind in kinds:
         for noun in rng.sample(nouns, min(number, len(nouns))):
             words_of = f"{rng.choice(adjectives)} {noun}" if rng.random() < 0.5 else noun
-            texts = ([text.replace("{R}", words_of) for text in texts] for texts in (_STATEMENTS, _QUESTIONS))
-            statements, questions = map(tuple, texts)
-            table[f"{kind}.{words_of.replace(' ', '_')}"] = (rng.choice(_KINDS), statements, questions)
+            value = rng.choice(_KINDS)
+            questions = (*([_ASKED_BY_KIND[value]] if value in _ASKED_BY_KIND else []), *_QUESTIONS)
+            table[f"{kind}.{words_of.replace(' ', '_')}"] = (
+                value, tuple(text.replace("{R}", words_of) for text in _STATEMENTS),
+                tuple(text.replace("{R}", words_of) for text in questions))
     return table
 
 
