@@ -31,6 +31,7 @@ from scripts.training_run import find_start, row_length, set_aside, train
 from tasks.world_chains import CHAIN_WORLD, ChainConfig
 
 DEV_SEED = HELD_OUT_SEED + 10**8  # worlds of the development set, and of the gate behind it
+STEPS_PER_LINE = 10  # what --log_every is divided by
 DEV_WORLDS = 4
 FOREVER = 10**9  # evaluations without a better one after which nothing ends
 GAP_LIMITS = {torch.float32: 0.01, torch.bfloat16: 0.1}  # nats that sampling and training may differ by
@@ -59,11 +60,13 @@ class RewardLearner:
     def settings(
         self, optimizer: Any, log: Callable[[dict[str, Any]], None], settings: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Settings of `fit`: every step is looked at, and every `log_every`-th goes into the log."""
+        """Settings of `fit`: every step is looked at, and some go into the log: a step with rewards takes ten times as
+        long as others, so ten times as many as `log_every` asks for.
+        """
         self.optimizer = optimizer
         if self._forgets:
             forget(optimizer)
-        control, every = self.policy.control, settings["log_every"]
+        control, every = self.policy.control, -(-settings["log_every"] // STEPS_PER_LINE)
 
         def look(record: dict[str, Any]) -> None:
             is_step = "loss" in record
