@@ -124,9 +124,14 @@ def one(run: Run, model: Any, tokenizer: Any) -> dict[str, Any]:
     before = accuracy(test)
     control = Control(LossSettings(), say=lambda line: print0(f"    {line}"))
     optimizer = build_optimizer(model, **{name: rate * config.rate for name, rate in RATES.items()})
-    control.roll_back = lambda: load(run, model, optimizer)
     training = PolicyTraining(engine, world_source(config), settings, control,
                               frozen=copy.deepcopy(model).eval().requires_grad_(False))
+
+    def roll_back() -> None:
+        load(run, model, optimizer)
+        training.forget_episodes()
+
+    control.roll_back = roll_back
 
     def evaluate(step: int) -> dict[str, float]:
         value = accuracy(dev)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nanochat.errors import CheckpointError, ConfigError
@@ -29,6 +29,14 @@ def unique_tensors(model: nn.Module) -> dict[str, Tensor]:
         if seen.setdefault(id(tensor), name) == name:
             kept[name] = portable(tensor)
     return kept
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors to a new file. Raises OSError when the disk is full, which safetensors calls by another name."""
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def read_adapters(path: Path, meta: Mapping[str, Any], model: LanguageModel) -> bool:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from nanochat.checkpoint_files import (
@@ -23,7 +22,6 @@ from nanochat.checkpoint_files import (
     OPTIMIZER_RECORD,
     OPTIMIZER_TENSORS,
     TOKENIZER_FILE,
-    damaged,
     fingerprint,
     load_tensors,
     portable,
@@ -32,6 +30,7 @@ from nanochat.checkpoint_files import (
     read_json,
     read_meta,
     read_tensors,
+    save_tensors,
     unique_tensors,
     verify,
 )
@@ -107,15 +106,16 @@ def save_checkpoint(
     if rank() != 0:
         return path
     with write_folder(path) as folder:
-        save_file({name: value for name, value in tensors.items() if not is_adapter_tensor(name)}, folder / MODEL_FILE)
+        whole = {name: value for name, value in tensors.items() if not is_adapter_tensor(name)}
+        save_tensors(whole, folder / MODEL_FILE)
         write_json(folder / CONFIG_FILE, model.config.to_dict())
         tokenizer.save(folder)
         if (adapters := adapter_settings(model)) is not None:
-            save_file({name: value for name, value in tensors.items() if is_adapter_tensor(name)},
-                      folder / ADAPTER_TENSORS)
+            save_tensors({name: value for name, value in tensors.items() if is_adapter_tensor(name)},
+                         folder / ADAPTER_TENSORS)
             write_json(folder / ADAPTER_RECORD, asdict(adapters))
         if optimizer is not None:
-            save_file(states, folder / OPTIMIZER_TENSORS)
+            save_tensors(states, folder / OPTIMIZER_TENSORS)
             write_json(folder / OPTIMIZER_RECORD, optimizer.state_record())
         files = {entry.name: fingerprint(entry) for entry in sorted(folder.iterdir())}
         own = {"format": FORMAT, "source": source, "tag": tag, "step": step, "files": files}
@@ -198,7 +198,11 @@ def load_model(
     config = read_config(path)
     tokenizer = Tokenizer.load(path)
     if tokenizer.vocab_size > config.vocab_size:
-        raise damaged(path / TOKENIZER_FILE, f"it has {tokenizer.vocab_size} ids, the model {config.vocab_size}")
+        raise UnsupportedModel(
+            f"{path / TOKENIZER_FILE}: it has {tokenizer.vocab_size} ids, the model {config.vocab_size}: some words or "
+            "marks, such as query_start, are unknown to the model",
+            hint="a published model gets the marks on import: --source hf:FOLDER; or train one that has them: "
+            "python -m scripts.base_train")
     model = LanguageModel.empty(config)
     load_tensors(model, read_tensors(path / MODEL_FILE), where=path / MODEL_FILE)
     if read_adapters(path, meta, model) and phase == "eval":

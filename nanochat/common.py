@@ -54,7 +54,8 @@ def _exchange(one: Path, other: Path) -> bool:
     return renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
-def _unwritable(path: Path, error: OSError) -> UserError:
+def unwritable(path: Path, error: OSError) -> UserError:
+    """What to raise for a path that cannot be written, such as on a full disk."""
     blocking = next((parent for parent in path.parents if parent.is_file()), None)
     reason = f"{blocking} is a file, not a folder" if blocking else error.strerror or error
     return UserError(f"Cannot write {path}: {reason}", hint="choose a folder you may write to, with free space")
@@ -90,7 +91,7 @@ def write_folder(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     try:
         yield temporary
         for name in temporary.rglob("*"):
@@ -108,7 +109,7 @@ def write_folder(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(old)
         sync_path(path.parent)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -132,7 +133,7 @@ def write_lines(path: str | Path, lines: Iterable[str]) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

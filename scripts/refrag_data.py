@@ -7,7 +7,7 @@ from typing import Any
 
 from nanochat.common import print0
 from nanochat.config import origins
-from nanochat.errors import ConfigError
+from nanochat.errors import ConfigError, SearchFailed, UserError
 from scripts.rag_data import kb_share, make_mixture
 
 
@@ -88,7 +88,15 @@ def make_trace_pool(questions: Sequence[Mapping[str, Any]], manager: Any, *, uns
     spare = len(unseen)
 
     def search(queries: Sequence[str], top_k: int) -> list[list[int]]:
-        rows = manager.retrieve_batch(list(queries), top_k + min(spare, 3 * top_k))
+        try:
+            rows = manager.retrieve_batch(list(queries), top_k + min(spare, 3 * top_k))
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001 - retrievers are foreign code and raise what they like
+            folder = manager.knowledge_base.path
+            raise SearchFailed(f"The knowledge base {folder} cannot be searched: {type(error).__name__}: {error}",
+                               hint=f"check it: nanochat kb verify {folder}; then the same command with --resume true"
+                               ) from error
         return [[place_of[found.id] for found in row if found.id in place_of][:top_k] for row in rows]
 
     return TracePool(documents, usable, search)

@@ -84,9 +84,13 @@ def check_settings(config: RefragFinetuneConfig) -> None:
         raise KnowledgeBaseNotFound(
             "Knowledge base not found: --knowledge_base was not given",
             hint="build it: python -m nanochat.retrieval --documents my_documents.jsonl --output data/my_kb")
-    if config.source == "refrag" and config.source_tag in ("", config.tag):
-        raise ConfigError(f"--source refrag goes on from refrag/{config.tag} and would write over it",
-                          hint=f"give the new run a name of its own: --source_tag {config.tag} --tag {config.tag}-2")
+    source_tag = config.source_tag or config.tag
+    own = {config.tag, config.tag + SFT} if config.use_rewards and config.num_steps else {config.tag}
+    if config.source == "refrag" and source_tag in own:
+        rewards_alone = ", or learn from rewards alone: --num_steps 0" if source_tag != config.tag else ""
+        raise ConfigError(f"--source refrag goes on from refrag/{source_tag} and would write over it",
+                          hint=f"give the new run a name of its own: --source_tag {source_tag} --tag {config.tag}-2"
+                          + rewards_alone)
     if not config.num_steps and (config.source != "refrag" or not config.use_rewards):
         raise ConfigError("--num_steps 0 leaves out the supervised part, which only a refrag checkpoint has behind it",
                           hint="--source refrag --use_rewards true, or --num_steps 1500")
@@ -130,6 +134,11 @@ def main(argv: list[str]) -> int:
     device = pick_device(config.device)
     set_cpu_threads()
     init_distributed(device)
+    if config.use_rewards:
+        from scripts.refrag_rewards import learn_from_rewards, policy_settings
+
+        # refused now, not when the traces are learned
+        policy_settings(config)
     data, unseen = refrag_data(config, manager)
     source_tag = config.source_tag
     if config.num_steps:
@@ -137,8 +146,6 @@ def main(argv: list[str]) -> int:
         learn_traces(supervised, manager, data, unseen, stages, device)
         source_tag = supervised.tag
     if config.use_rewards:
-        from scripts.refrag_rewards import learn_from_rewards
-
         learn_from_rewards(config, manager, data, unseen, device, source_tag=source_tag)
     shutdown_distributed()
     print0(f"Next: python -m scripts.chat_cli --knowledge_base {config.knowledge_base} --source refrag "

@@ -1,11 +1,13 @@
 """The part of refrag_finetune that learns from rewards: its questions, its gate, its checkpoints, what alarms do."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from nanochat.checkpoint_manager import load_model, save_checkpoint
+from nanochat.checkpoint_files import read_meta
+from nanochat.checkpoint_manager import find_checkpoint, load_model, save_checkpoint
 from nanochat.common import print0, rank
 from nanochat.engine import Engine
 from nanochat.engine.hops import HopConfig
@@ -22,6 +24,7 @@ from nanochat.refrag.policy_training import PolicyTraining
 from nanochat.refrag.practice import ChainWorld
 from nanochat.refrag.rewards import RewardSettings
 from nanochat.refrag.sources import DrawSettings, MixedSource, PoolSource, WorldSource
+from nanochat.refrag.trace_config import TraceConfig
 from nanochat.refrag.traces import TracePool
 from nanochat.training.distributed import barrier
 from nanochat.training.precision import autocast, pick_dtype
@@ -53,6 +56,7 @@ class RewardLearner:
     def roll_back(self, tag: str) -> None:
         """Put the weights of the run's best checkpoint into the model; the optimizer forgets."""
         _load_best(tag, self.policy.model)
+        self.policy.forget_episodes()
         self._forgets = self.optimizer is None
         if self.optimizer is not None:
             forget(self.optimizer)
@@ -90,6 +94,8 @@ def policy_settings(config: Any) -> PolicySettings:
     except ValueError:
         raise ConfigError(f"--reward_weights {config.reward_weights!r} are not numbers",
                           hint="answer, relevance, efficiency: --reward_weights 0.6,0.3,0.1") from None
+    # so many documents per search are refused here, not where the first gold episode shows them
+    TraceConfig(max_hops=config.max_hops, top_k=config.top_k_per_hop)
     how = RL_ALGORITHMS[config.rl_algo]
     if how.compares and config.group_size < 2:
         raise ConfigError(f"--rl_algo {config.rl_algo} compares the episodes of a question, but --group_size is 1",
@@ -122,6 +128,13 @@ def learn_from_rewards(
         print0(f"refrag/{config.tag} has ended and holds its best checkpoint, step {early_stop.finished_step()}: "
                "nothing to do")
         return {}
+    if config.resume and _was_refused(config.tag):
+        if config.gate != "off":
+            print0(f"refrag/{config.tag} did not pass the gate and is the supervised model: nothing to do. To learn "
+                   "from rewards all the same: --gate off")
+            return {}
+        # there is nothing to go on from
+        config = changed(config, resume=False)
     start = find_start(config, "refrag", device)
     frozen, _, _ = load_model("refrag", device, "eval", start.origin["tag"], start.origin["step"])
     engine = Engine(start.model, start.tokenizer)
@@ -155,7 +168,7 @@ def training_source(config: Any, manager: Any, data: Any, unseen: Any) -> Any:
     draws = DrawSettings(max_hops=config.max_hops, top_k=config.top_k_per_hop)
     worlds = WorldSource(lambda seed: _world(config, seed).traces, draws, first=FIRST_SEED, past=HELD_OUT_SEED)
     pool = make_trace_pool(data.questions, manager, unseen=unseen) if config.world_share < 1 else None
-    if pool is None:
+    if pool is None or min(pool.by_hops) > config.max_hops:
         return worlds
     return MixedSource([worlds, PoolSource(pool, draws)], [config.world_share, 1 - config.world_share])
 
@@ -167,7 +180,7 @@ def development_sets(config: Any, manager: Any, data: Any) -> dict[str, list[Que
     worlds = [PoolSource(_world(config, DEV_SEED + number).traces, draws) for number in range(DEV_WORLDS)]
     sets = {"dev_": [_set(source, each) for source in worlds]}
     pool: TracePool | None = make_trace_pool(data.validation_questions, manager)
-    if pool is not None and config.world_share < 1:
+    if pool is not None and config.world_share < 1 and min(pool.by_hops) <= config.max_hops:
         sets["kb_"] = [_set(PoolSource(pool, draws), config.dev_questions)]
     return sets
 
@@ -187,14 +200,15 @@ def _world(config: Any, seed: int) -> ChainWorld:
 def _evaluation(
     engine: Engine, sets: Mapping[str, list[QuestionSet]], settings: PolicySettings, control: Control
 ) -> Callable[[int], dict[str, Any]]:
-    """Greedy episodes; `dev_error` is what the best checkpoint has least of: 1 less the mean accuracy of the sets."""
+    """Greedy episodes; `dev_error` is what the best checkpoint has least of: 1 less the accuracy of all questions."""
+    counts = {prefix: sum(len(part.questions) for part in parts) for prefix, parts in sets.items()}
 
     def evaluate(step: int) -> dict[str, Any]:
         metrics: dict[str, Any] = {}
         for prefix, parts in sets.items():
             metrics |= measure(engine, parts, settings.hops, rewards=settings.rewards, prefix=prefix,
                                max_tokens=settings.max_answer_tokens)
-        accuracy = sum(metrics[f"{prefix}accuracy"] for prefix in sets) / len(sets)
+        accuracy = sum(metrics[f"{prefix}accuracy"] * count for prefix, count in counts.items()) / sum(counts.values())
         control.evaluated(step, {**metrics, "dev_accuracy": accuracy})
         return metrics | {"dev_error": 1 - accuracy}
 
@@ -218,8 +232,17 @@ def _passes(
     if rank() == 0:
         set_aside("refrag", config.tag)
     save_checkpoint("refrag", config.tag, 0, model=start.model, tokenizer=start.tokenizer,
-                    meta={"from": dict(start.origin), "gate": numbers, "missed": missed})
+                    meta={"from": dict(start.origin), "missed": missed, "gate": {
+                        name: value for name, value in numbers.items() if math.isfinite(value)}})
     return False
+
+
+def _was_refused(tag: str) -> bool:
+    """Whether a tag holds what the gate kept as it was."""
+    try:
+        return "missed" in read_meta(find_checkpoint("refrag", tag))
+    except CheckpointNotFound:
+        return False
 
 
 def _load_best(tag: str, model: Any) -> None:

@@ -220,6 +220,6 @@ def test_the_guard_keeps_the_last_right_episodes():
     other.restore(guard.record())
     assert [one.ids[0] for one in other.kept] == [2, 3, 4] and other.kept[0].likelihood == -1.0
     masks = {1: torch.ones(NUM_IDS, dtype=torch.bool)}
-    drawn = other.draw(9, random.Random(0), lambda ids, mask: masks, weight=1.0)
+    drawn = other.draw(9, random.Random(0), lambda ids, mask: masks, weight=lambda count: 1.0)
     assert len(drawn) == 3 and drawn[0].kind == GUARD and drawn[0].floor == -1.0
-    assert len(other.draw(2, random.Random(0), lambda ids, mask: masks, weight=1.0)) == 2
+    assert len(other.draw(2, random.Random(0), lambda ids, mask: masks, weight=lambda count: 1.0)) == 2

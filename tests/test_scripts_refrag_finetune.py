@@ -250,7 +250,8 @@ BAD = {
     "noise": (["--search_noise", "2"], "--search_noise is 2.0"),
     "shard": (["--shard", "true"], "--shard does not go with --use_rewards"),
     "nothing": (["--num_steps", "0"], "--num_steps 0 leaves out the supervised part"),
-    "itself": (["--source", "refrag", "--source_tag", "x", "--tag", "x"], "--source refrag goes on from refrag/x"),
+    "itself": (["--source", "refrag", "--source_tag", "x", "--tag", "x"], "--source refrag goes on from refrag/x "),
+    "its traces": (["--source", "refrag", "--source_tag", "bad-sft"], "goes on from refrag/bad-sft and would write"),
     "slots": (["--max_hops", "3", "--top_k_per_hop", "20"], "but a model can tell 32 apart"),
     "kb": (["--knowledge_base", "nowhere"], "Knowledge base not found: nowhere"),
 }

@@ -42,7 +42,8 @@ def test_rolling_back_brings_back_the_best_weights_and_half_the_rate(folder, mon
 
 
 def test_without_a_best_checkpoint_the_weights_stay_and_that_is_said(folder, capsys):
-    learner = refrag_rewards.RewardLearner(SimpleNamespace(loss=None, model=make_model()), 1)
+    learner = refrag_rewards.RewardLearner(SimpleNamespace(
+        loss=None, model=make_model(), forget_episodes=lambda: None), 1)
     before = learner.policy.model.embed.weight.clone()
     learner.roll_back("nobody")
     assert "There is no best checkpoint refrag/nobody.best to go back to" in capsys.readouterr().out
@@ -54,7 +55,8 @@ def test_what_rolled_back_while_resuming_begins_with_an_optimizer_that_knows_not
     tag = "kept"
     (base_dir() / "checkpoints" / "refrag" / tag).rename(base_dir() / "checkpoints" / "refrag" / f"{tag}.best")
     model = make_model(3, Tokenizer.load(base_dir() / "checkpoints" / "rag" / "loose" / "step_000001"))
-    policy = SimpleNamespace(loss=None, model=model, control=SimpleNamespace(rate=1.0, paused=""))
+    policy = SimpleNamespace(loss=None, model=model, control=SimpleNamespace(rate=1.0, paused=""),
+                             forget_episodes=lambda: None)
     learner = refrag_rewards.RewardLearner(policy, 1)
     learner.roll_back(tag)
     optimizer = plain_optimizer(model)

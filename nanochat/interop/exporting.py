@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -50,7 +51,11 @@ def export(
     with write_folder(folder) as place:
         write_json(place / CONFIG_FILE, record)
         write_json(place / "generation_config.json", _generation_config(tokenizer) | {"use_cache": record["use_cache"]})
-        save_file(tensors, place / WEIGHTS_FILE, metadata={"format": "pt"})
+        try:
+            save_file(tensors, place / WEIGHTS_FILE, metadata={"format": "pt"})
+        except SafetensorError as error:
+            # a full disk, by another name
+            raise OSError(str(error)) from error
         write_tokenizer(tokenizer, place, model_max_length=model.config.sequence_len)
         write_text(place / "README.md", readme_text(
             name=name or folder.name, architecture=ARCHITECTURES[family], config=model.config, tokenizer=tokenizer,

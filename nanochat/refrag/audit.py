@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
+from nanochat.refrag.advantages import is_even
 from nanochat.refrag.rewards import evidence_recall, is_right
 from nanochat.refrag.rollout import Group
 from nanochat.refrag.trace import Reference, Trace
@@ -49,7 +50,9 @@ def tally_groups(groups: Iterable[Group], tally: Tally) -> None:
     for group in groups:
         rewards = group.rewards
         tally.add("reward_std", statistics.pstdev(rewards))
-        tally.add("even_share", float(max(rewards) - min(rewards) < 1e-9))
+        if len(rewards) > 1:
+            whole = group.whole_rewards
+            tally.add("even_share", float(len(whole) < 2 or is_even(whole)))
         for trace, reward in zip(group.traces, rewards, strict=True):
             _tally_trace(trace, group.reference, tally)
             tally.add("reward_mean", reward)

@@ -40,7 +40,11 @@ class Control:
 
     def evaluated(self, step: int, metrics: Mapping[str, Any]) -> list[Alarm]:
         """After an evaluation on the development set: look at it and act."""
-        return [] if self.mode == "off" else self._act(self.monitors.evaluated(step, metrics))
+        if self.mode == "off":
+            # what training has gained is told all the same
+            self.monitors.history.add_dev(metrics)
+            return []
+        return self._act(self.monitors.evaluated(step, metrics))
 
     def record(self) -> dict[str, Any]:
         """Plain data for JSON."""

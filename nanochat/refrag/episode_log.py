@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from nanochat.common import base_dir, rank, write_text
+from nanochat.common import base_dir, rank, unwritable, write_text
 from nanochat.errors import UserError
 from nanochat.refrag.pieces import pieces_of, token_text
 from nanochat.refrag.policy_batch import Sequenced
@@ -38,7 +38,10 @@ class EpisodeLog:
         self, step: int, groups: Sequence[Group], sequences: Sequence[Sequenced], traces: Sequence[Trace | None],
         found: Found, count: int,
     ) -> None:
-        """Up to `count` episodes of a step, from different questions first, with what the training saw of them."""
+        """Up to `count` episodes of a step, from different questions first, with what the training saw of them.
+
+        Raises UserError when the disk is full.
+        """
         if rank() != 0 or not count:
             return
         seen = {id(trace): (item, *numbers) for item, trace, numbers in zip(sequences, traces, found, strict=True)
@@ -48,8 +51,11 @@ class EpisodeLog:
                  for group, place in zip(groups, places, strict=True) if place is not None]
         lines = [json.dumps(self._record(step, number, group, place, seen.get(id(group.traces[place]))),
                             ensure_ascii=False) for number, (group, place) in enumerate(order[:count])]
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(line + "\n" for line in lines))
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("".join(line + "\n" for line in lines))
+        except OSError as error:
+            raise unwritable(self.path, error) from error
 
     def _record(self, step: int, number: int, group: Group, place: int, learned: Any) -> dict[str, Any]:
         """One episode: question, trace, reward by part, and each chosen token with what the training saw of it.

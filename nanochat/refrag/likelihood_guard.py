@@ -39,11 +39,13 @@ class LikelihoodGuard:
             self.kept.append(Kept(list(ids), list(mask), statistics.fmean(logprobs)))
             del self.kept[: -self.size]
 
-    def draw(self, count: int, rng: random.Random, masks: Masks, *, weight: float) -> list[Sequenced]:
-        """Up to `count` of them as sequences of a batch, none twice."""
+    def draw(
+        self, count: int, rng: random.Random, masks: Masks, *, weight: Callable[[int], float]
+    ) -> list[Sequenced]:
+        """Up to `count` of them as sequences of a batch, none twice. weight: of a token in a sequence of so many."""
         chosen = rng.sample(self.kept, min(count, len(self.kept)))
-        return [Sequenced(ids=one.ids, masks=masks(one.ids, one.mask), kind=GUARD, weight=weight, floor=one.likelihood)
-                for one in chosen]
+        return [Sequenced(ids=one.ids, masks=allowed, kind=GUARD, weight=weight(len(allowed)), floor=one.likelihood)
+                for one, allowed in ((one, masks(one.ids, one.mask)) for one in chosen)]
 
     def record(self) -> dict[str, Any]:
         """Plain data for JSON."""

@@ -83,7 +83,8 @@ def gate(
     for name, least, most, words in GATE:
         if not least <= numbers[name] <= most:
             wanted = f"at least {least:.2f}" if most == 1.0 else f"at most {most:.2f}"
-            missed.append(f"{words}: {numbers[name]:.2f}, {wanted} is needed")
+            value = "no question tells it" if math.isnan(numbers[name]) else f"{numbers[name]:.2f}"
+            missed.append(f"{words}: {value}, {wanted} is needed")
     return {name: numbers[name] for name in (*(entry[0] for entry in GATE), "pass_1", "pass_8", "accuracy")}, missed
 
 

@@ -28,7 +28,7 @@ class Alarm:
 
 
 class History:
-    """Numbers per update and per evaluation, oldest first. Missing numbers are nan, and no mean of them counts."""
+    """Numbers per update and per evaluation, oldest first. What is not finite is left out: JSON has no name for it."""
 
     def __init__(self) -> None:
         self.updates: list[dict[str, float]] = []
@@ -36,12 +36,15 @@ class History:
         self.devs: list[dict[str, float]] = []  # evaluations, the first before any update
 
     def add(self, numbers: Mapping[str, float]) -> None:
-        self.updates.append({name: float(value) for name, value in numbers.items()})
+        self.updates.append(_finite(numbers))
         del self.updates[:-KEEP]
         for name, value in numbers.items():
             values = self.start.setdefault(name, [])
             if len(values) < RECENT and math.isfinite(value):
                 values.append(float(value))
+
+    def add_dev(self, metrics: Mapping[str, Any]) -> None:
+        self.devs.append(_finite(metrics))
 
     def last(self, name: str, count: int = RECENT) -> list[float]:
         """Finite values of the last updates."""
@@ -89,6 +92,11 @@ class History:
     def restore(self, record: Mapping[str, Any]) -> None:
         self.updates, self.devs = list(record.get("updates", [])), list(record.get("devs", []))
         self.start = dict(record.get("start", {}))
+
+
+def _finite(numbers: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in numbers.items()
+            if isinstance(value, int | float) and math.isfinite(value)}
 
 
 Check = Callable[[History], str]  # a sentence where the signal sounds, else ""
@@ -255,8 +263,7 @@ class Monitors:
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> list[Alarm]:
         """Take in an evaluation; the alarms that sound now."""
-        self.history.devs.append({name: float(value) for name, value in metrics.items()
-                                  if isinstance(value, int | float)})
+        self.history.add_dev(metrics)
         return self._alarms(step)
 
     def rolled_back(self) -> None:

@@ -76,7 +76,10 @@ class PolicyTraining:
         self._drift = 0.0
 
     def record(self) -> dict[str, Any]:
-        """What a checkpoint must keep."""
+        """What a checkpoint must keep. Episodes are not kept: the next step begins with new ones, here as in a run that
+        is resumed.
+        """
+        self.forget_episodes()
         return {"guard": self.guard.record(), "critic": self.critic.record(), "control": self.control.record()}
 
     def restore(self, record: Mapping[str, Any]) -> None:
@@ -84,6 +87,11 @@ class PolicyTraining:
         self.critic.restore(record.get("critic", {}))
         loss = self.control.loss
         self.control.restore(record.get("control", {}), kl=loss.kl, guard=loss.guard)
+
+    def forget_episodes(self) -> None:
+        """Use the episodes of now in no other step, as where the weights are no more those that they came from."""
+        if self._now is not None:
+            self._now.uses_left = 0
 
     def batches(self, step: int, micro: int) -> PolicyBatch:
         """A micro-batch of the step: episodes that the policy of now wrote, or those of the last step once more."""
@@ -138,12 +146,12 @@ class PolicyTraining:
             if step < settings.gold_steps:
                 gold = [self._gold(drawn.gold(group.question, rng)) for group in new]
                 sequences += [one for one in gold if one is not None]
-            live = sum(not is_even(group.rewards) for group in groups)
+            live = sum(not is_even(rewards) for group in groups if len(rewards := group.whole_rewards) > 1)
             if not settings.how.compares or live >= LEAST_LIVE * len(groups):
                 break
         traces = [None] * len(sequences)
         mine, whose = self._policy_sequences(groups)
-        guarded = self.guard.draw(settings.guarded, rng, self._masks, weight=1.0) if mine else []
+        guarded = self.guard.draw(settings.guarded, rng, self._masks, weight=self._token_weight) if mine else []
         sequences, traces = sequences + mine + guarded, traces + whose + [None] * len(guarded)
         batches = make_batches(sequences, settings.num_batches, num_ids=self.model.config.vocab_size,
                                normaliser=self._normaliser(mine))
@@ -172,7 +180,8 @@ class PolicyTraining:
         is_possible = all(bool(allowed[rendered.ids[place]]) for place, allowed in masks.items())
         if rendered.lost_citations or len(rendered.ids) > self.model.config.sequence_len or not is_possible:
             return None
-        return Sequenced(ids=rendered.ids, masks=masks, kind=GOLD, weight=self.settings.gold_weight)
+        weight = self.settings.gold_weight * self._token_weight(len(masks))
+        return Sequenced(ids=rendered.ids, masks=masks, kind=GOLD, weight=weight)
 
     def _policy_sequences(self, groups: Sequence[Group]) -> tuple[list[Sequenced], list[Trace]]:
         """The episodes that something is learned from, whole ones of groups that tell something."""

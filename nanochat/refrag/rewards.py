@@ -4,6 +4,8 @@ import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 from nanochat.errors import ConfigError, UserError
 from nanochat.refrag.trace import Reference, Trace
@@ -15,6 +17,8 @@ SEARCH_COST = 0.02  # of a search beyond those that the question takes
 MOST_SEARCH_COST = 0.3  # a right answer stays worth more than an abstention, however long it searched
 EVIDENCE_SHARE = 0.4  # of the price of a wrong answer, taken off when all evidence was found
 LEGACY_DOCUMENTS = 10  # shown documents at which the old efficiency reaches 0
+_STOPS = ("the last checkpoint is as it was: correct the entry of REWARDS, or choose another one with --reward_mode, "
+          "and go on with --resume true")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +60,26 @@ Reward = Callable[[Trace, Reference, RewardSettings], dict[str, float]]
 def score(trace: Trace, reference: Reference, settings: RewardSettings) -> Score:
     """The reward of an episode, with its parts. It depends on nothing but this episode.
 
-    Raises UserError when a part is not a finite number.
+    Raises UserError when the reward raises, or gives something else than finite numbers.
     """
-    parts = REWARDS[settings.mode](trace, reference, settings)
+    where = f"for the question {trace.question[:80]!r}"
+    try:
+        parts = REWARDS[settings.mode](trace, reference, settings)
+    except Exception as error:  # noqa: BLE001 - foreign code raises what it likes
+        raise UserError(f"The reward {settings.mode} failed {where}: {type(error).__name__}: {error}", hint=_STOPS
+                        ) from error
+    if not isinstance(parts, Mapping):
+        raise UserError(f"The reward {settings.mode} gave {parts!r}, not its parts, {where}", hint=_STOPS)
     for name, value in parts.items():
-        if not math.isfinite(value):
-            raise UserError(f"The reward {settings.mode} gave {value} as {name} for the question "
-                            f"{trace.question[:80]!r}: training stops", hint="the last checkpoint is as it was; "
-                            "see --reward_mode and --reward_weights")
-    return Score(sum(parts.values()), parts)
+        _check_number(value, name, where, settings)
+    total = sum(parts.values())
+    _check_number(total, "sum of its parts", where, settings)
+    return Score(total, parts)
+
+
+def _check_number(value: Any, name: str, where: str, settings: RewardSettings) -> None:
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise UserError(f"The reward {settings.mode} gave {value!r} as {name} {where}: training stops", hint=_STOPS)
 
 
 def is_right(trace: Trace, reference: Reference) -> bool:

@@ -24,6 +24,11 @@ class Group:
     def rewards(self) -> list[float]:
         return [one.total for one in self.scores]
 
+    @property
+    def whole_rewards(self) -> list[float]:
+        """Of the episodes that were not cut: nothing is learned from the others."""
+        return [one.total for trace, one in zip(self.traces, self.scores, strict=True) if not trace.is_truncated]
+
 
 def roll_out(
     engine: Engine, questions: Sequence[Question], search: Search, hops: HopConfig, *, rewards: RewardSettings,

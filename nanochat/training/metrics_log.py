@@ -1,5 +1,6 @@
 """Where metrics go: one JSON line each, the console, and wandb when a run has a name."""
 
+import contextlib
 import json
 import logging
 import math
@@ -8,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nanochat.common import print0, rank, write_text
+from nanochat.common import print0, rank, unwritable, write_text
 from nanochat.errors import MissingDependency, UserError
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class MetricsLog:
 
     A run name other than "dummy" turns wandb on (WANDB_MODE=offline keeps it local); without the package one warning
     is logged and the file goes on. `start_step` is where training resumes: later records of an interrupted run are
-    dropped, 0 begins a new file.
+    dropped, 0 begins a new file. Raises UserError when the disk is full.
     """
 
     def __init__(
@@ -102,8 +103,11 @@ class MetricsLog:
         if rank() != 0:
             return
         assert self._file is not None, f"{self.path} is closed"
-        self._file.write(json.dumps(_plain(record), ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(_plain(record), ensure_ascii=False, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise unwritable(self.path, error) from error
         print_metrics(record)
         if self._wandb_run is not None:
             values = {name: value for name, value in record.items() if name != "step"}
@@ -111,7 +115,9 @@ class MetricsLog:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            # what a full disk did not take was told when it was written
+            with contextlib.suppress(OSError):
+                self._file.close()
             self._file = None
         if self._wandb_run is not None:
             self._wandb_run.finish()
