@@ -183,9 +183,9 @@ def policy_drifts(history: History) -> str:
 
 
 def format_breaks(history: History) -> str:
-    """Fewer episodes are valid, below 95 % and below what it was at first."""
+    """Fewer episodes are valid, below 95 % and 5 points below what it was at first."""
     share, then = history.mean("valid_share", 5), history.first("valid_share")
-    limit = min(0.95, then - 0.03) if math.isfinite(then) else 0.8
+    limit = min(0.95, then - 0.05) if math.isfinite(then) else 0.8
     return f"only {share:.0%} of the episodes are valid" if share < limit else ""
 
 
