@@ -62,24 +62,25 @@ def score(trace: Trace, reference: Reference, settings: RewardSettings) -> Score
 
     Raises UserError when the reward raises, or gives something else than finite numbers.
     """
-    where = f"for the question {trace.question[:80]!r}"
+    question = repr(trace.question[:80])
     try:
         parts = REWARDS[settings.mode](trace, reference, settings)
     except Exception as error:  # noqa: BLE001 - foreign code raises what it likes
-        raise UserError(f"The reward {settings.mode} failed {where}: {type(error).__name__}: {error}", hint=_STOPS
-                        ) from error
+        raise UserError(f"The reward {settings.mode} failed for the question {question}: {type(error).__name__}: "
+                        f"{error}", hint=_STOPS) from error
     if not isinstance(parts, Mapping):
-        raise UserError(f"The reward {settings.mode} gave {parts!r}, not its parts, {where}", hint=_STOPS)
+        raise UserError(f"The reward {settings.mode} gave {parts!r}, not its parts, for {question}", hint=_STOPS)
     for name, value in parts.items():
-        _check_number(value, name, where, settings)
+        _check_number(value, name, question, settings)
     total = sum(parts.values())
-    _check_number(total, "sum of its parts", where, settings)
+    _check_number(total, "sum of its parts", question, settings)
     return Score(total, parts)
 
 
-def _check_number(value: Any, name: str, where: str, settings: RewardSettings) -> None:
+def _check_number(value: Any, name: str, question: str, settings: RewardSettings) -> None:
     if not isinstance(value, Real) or not math.isfinite(value):
-        raise UserError(f"The reward {settings.mode} gave {value!r} as {name} {where}: training stops", hint=_STOPS)
+        raise UserError(f"The reward {settings.mode} gave {value!r} as {name} for the question {question}: "
+                        "training stops", hint=_STOPS)
 
 
 def is_right(trace: Trace, reference: Reference) -> bool:
