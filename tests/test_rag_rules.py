@@ -174,14 +174,21 @@ def test_nasty_text_never_crashes_and_answers_stand_in_it(kind, title, content, 
 
 
 def test_long_texts_take_linear_time():
+    import gc
     import time
 
     base = "Velda Marsik was seen in the town of Ralgard and it is so with the mill in all of it. " * 50
-    times = []
-    for size in (2, 8):
+
+    def seconds(size: int) -> float:
         document = page_of(base * size + "a " * 3000 + "|" * 2000 + "(A" * 500)
         vocabulary = Vocabulary([document["content"]])
         start = time.process_time()
         list(drafts_of(Page(document), vocabulary, RULES))
-        times.append(time.process_time() - start)
-    assert times[1] < 12 * times[0] + 0.5, f"{times[0]:.2f} s and {times[1]:.2f} s for four times the text"
+        return time.process_time() - start
+
+    gc.disable()  # a collection of everything a long test run holds takes longer than these texts
+    try:
+        short, long = (min(seconds(size) for _ in range(3)) for size in (2, 8))
+    finally:
+        gc.enable()
+    assert long < 12 * short + 0.5, f"{short:.2f} s and {long:.2f} s for four times the text"
