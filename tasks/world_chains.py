@@ -18,6 +18,7 @@ from tasks.worlds import answers_of
 MAX_HOPS = 4
 # kinds of questions that nothing answers
 BROKEN = ("broken_bridge", "absent_relation", "absent_entity", "removed")
+_BROKEN_FIRST = ("absent_relation", "absent_entity")  # that questions of one hop can be
 # settings of WorldConfig for worlds with many chains: values are entities with documents, documents state more
 CHAIN_WORLD: dict[str, Any] = {"mention_share": 0.95, "min_facts": 3, "max_facts": 5}
 TRIES = 30  # random walks per question that is wanted
@@ -33,12 +34,15 @@ class ChainConfig:
     seed: int = 0
     hops: tuple[int, ...] = (1, 2, 3)   # lengths of the questions, 1 ... 4
     per_length: int = 50                # questions of each length, before any is left out
-    unanswerable_share: float = 0.25    # of them, the kinds of BROKEN that a length allows in equal parts
+    unanswerable_share: float = 0.25    # of them
+    broken: tuple[str, ...] = BROKEN    # their kinds, in turn, those that a length allows
     hidden_from: int = 10               # later documents are not among so many hits of the question; 0 keeps all
 
     def __post_init__(self) -> None:
         if not self.hops or not all(1 <= length <= MAX_HOPS for length in self.hops):
             raise ValueError(f"hops must be numbers from 1 to {MAX_HOPS}, got {self.hops}")
+        if not set(_BROKEN_FIRST) & set(self.broken) or not set(self.broken) <= set(BROKEN):
+            raise ValueError(f"broken must be kinds of {BROKEN}, one of {_BROKEN_FIRST} among them, got {self.broken}")
         if self.per_length < 0 or not 0 <= self.unanswerable_share <= 1:
             raise ValueError("per_length must be at least 0 and unanswerable_share lie in 0..1")
 
@@ -125,7 +129,7 @@ class _Maker:
         questions: list[Record] = []
         for length in self.config.hops:
             broken = round(self.config.per_length * self.config.unanswerable_share)
-            kinds = [kind for kind in BROKEN if length > 1 or kind in ("absent_relation", "absent_entity")]
+            kinds = [kind for kind in self.config.broken if length > 1 or kind in _BROKEN_FIRST]
             wanted = ["answerable"] * (self.config.per_length - broken)
             wanted += [kinds[place % len(kinds)] for place in range(broken)]
             for number, kind in enumerate(wanted):

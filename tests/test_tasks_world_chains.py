@@ -161,8 +161,18 @@ def test_names_of_nobody_are_new_and_listed():
     assert strangers <= chains.names | world().names
 
 
+def test_kinds_without_an_answer_come_in_turn():
+    broken = ("absent_relation", "broken_bridge", "absent_relation", "absent_entity")
+    config = ChainConfig(hops=(1, 2), per_length=100, unanswerable_share=0.4, broken=broken)
+    kinds = {length: Counter(q["kind"] for q in make_chains(world(), config).questions if q["hops"] == length)
+             for length in (1, 2)}
+    assert kinds[2]["absent_relation"] > 1.4 * kinds[2]["broken_bridge"] > 0 == kinds[2]["removed"]
+    assert kinds[1]["absent_relation"] > 1.4 * kinds[1]["absent_entity"] > 0 == kinds[1]["broken_bridge"]
+
+
 def test_numbers_that_cannot_be_are_refused():
-    for settings in ({"hops": ()}, {"hops": (0,)}, {"hops": (5,)}, {"per_length": -1}, {"unanswerable_share": 1.5}):
+    for settings in ({"hops": ()}, {"hops": (0,)}, {"hops": (5,)}, {"per_length": -1}, {"unanswerable_share": 1.5},
+                     {"broken": ("removed",)}, {"broken": ("wrong", "absent_entity")}):
         with pytest.raises(ValueError):
             ChainConfig(**settings)
 

@@ -38,7 +38,8 @@ class Tally:
 
 
 OUTCOMES = (
-    "reward_mean", "reward_std", "even_share", "right_share", "valid_share", "cut_share", "abstains_answerable",
+    "reward_mean", "reward_std", "even_share", "right_share", "valid_share", "repeated_share", "cut_share",
+    "abstains_answerable",
     "answers_unanswerable", "searches", "searches_over", "distinct_queries", "evidence_recall", "answer_words",
     "right_over_wrong", "right_over_abstained",
 )
@@ -66,7 +67,8 @@ def tally_groups(groups: Iterable[Group], tally: Tally) -> None:
 
 def _tally_trace(trace: Trace, reference: Reference, tally: Tally) -> None:
     tally.add("right_share", float(is_right(trace, reference)))
-    tally.add("valid_share", float((trace.is_valid or trace.is_truncated) and not trace.num_repeated))
+    tally.add("valid_share", float(trace.is_valid or trace.is_truncated))
+    tally.add("repeated_share", float(trace.num_repeated > 0))
     tally.add("cut_share", float(trace.is_truncated))
     tally.add("searches", trace.num_searches)
     tally.add("searches_over", trace.num_searches - reference.num_hops)

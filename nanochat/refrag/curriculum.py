@@ -13,12 +13,11 @@ from nanochat.chat_format import Rendered
 from nanochat.errors import ConfigError
 from nanochat.rag.curriculum import HELD_OUT_SEED, ROWS_AT_ONCE, Curriculum
 from nanochat.rag.pool import Pool
-from nanochat.refrag.practice import CHAIN_STAGES, ChainStage, ChainWorld
+from nanochat.refrag.practice import CHAIN_STAGES, ChainStage, ChainWorld, practice_chains
 from nanochat.refrag.trace_config import TraceConfig
 from nanochat.refrag.traces import TracePool
 from nanochat.training import mean_over_ranks
 from nanochat.training.losses import keep_group
-from tasks.world_chains import ChainConfig
 
 QUESTIONS_PER_LENGTH = 36  # chain questions of each length made for a world; a world lasts a few steps
 
@@ -87,7 +86,7 @@ class TraceCurriculum(Curriculum):
         return self._past_gate(metrics)
 
     def _world(self, seed: int) -> ChainWorld:
-        chains = ChainConfig(hops=self.stage.traces.lengths, per_length=QUESTIONS_PER_LENGTH)
+        chains = practice_chains(self.stage.traces.lengths, QUESTIONS_PER_LENGTH)
         return ChainWorld(seed, self.stage.world, self.retriever_type, chains=chains)
 
     def _render(self, world: ChainWorld, count: int, rng: random.Random) -> list[Rendered]:  # type: ignore[override]

@@ -109,7 +109,7 @@ class PolicyTraining:
         found = self._found(now)
         if now.used == 1:
             self._compare(now, found, tally)
-            self._keep(now, found)
+            self._keep(step, now, found)
         self._drift = abs(record.get("loss_drift", 0.0))
         numbers = tally.means((*OUTCOMES, *LOSS_NUMBERS), self.model.device)
         numbers |= {"kl": mean_over_ranks(record.get("loss_kl", 0.0), self.model.device),
@@ -262,10 +262,12 @@ class PolicyTraining:
                 is_decision = item.ids[place] in decisions
                 tally.add("entropy_decision" if is_decision else "entropy_text", entropy)
 
-    def _keep(self, now: _Step, found: Sequence[tuple[list[float], list[float]]]) -> None:
+    def _keep(self, step: int, now: _Step, found: Sequence[tuple[list[float], list[float]]]) -> None:
         """Right episodes for the guard."""
         right = {id(trace) for group in now.groups for trace in group.traces if is_right(trace, group.reference)}
         chosen = [(trace, logprobs) for trace, (logprobs, _) in zip(now.traces, found, strict=True)
                   if trace is not None and id(trace) in right]
-        for trace, logprobs in chosen[:GUARD_PER_STEP]:
+        # any of them: the first ones are those of the first questions
+        chosen = random.Random(f"guard:{self.settings.seed}:{step}").sample(chosen, min(GUARD_PER_STEP, len(chosen)))
+        for trace, logprobs in chosen:
             self.guard.add(trace.token_ids, trace.mask, logprobs)

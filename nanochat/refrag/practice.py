@@ -36,6 +36,15 @@ CHAIN_STAGES: dict[str, ChainStage] = {
 }
 
 
+# what is hardest to tell from an answer comes twice: a document that is about the thing and does not say it
+_BROKEN = ("broken_bridge", "absent_relation", "broken_bridge", "absent_relation", "absent_entity", "removed")
+
+
+def practice_chains(lengths: tuple[int, ...], per_length: int, seed: int = 0) -> ChainConfig:
+    """Questions of a world to practise with: many of those that nothing answers."""
+    return ChainConfig(seed=seed, hops=lengths, per_length=per_length, unanswerable_share=0.4, broken=_BROKEN)
+
+
 class ChainWorld(PracticeWorld):
     """A generated world with questions of several hops behind a retriever; all of it made on demand.
 

@@ -14,6 +14,7 @@ from nanochat.text.answers import exact_match
 INVALID = -1.0
 CITATION_SHARE = 0.2  # of a right answer, lost with citations of nothing right
 SEARCH_COST = 0.02  # of a search beyond those that the question takes
+REPEAT_COST = 0.1  # of a search for what had been searched before
 MOST_SEARCH_COST = 0.3  # a right answer stays worth more than an abstention, however long it searched
 EVIDENCE_SHARE = 0.4  # of the price of a wrong answer, taken off when all evidence was found
 LEGACY_DOCUMENTS = 10  # shown documents at which the old efficiency reaches 0
@@ -107,9 +108,9 @@ def evidence_recall(trace: Trace, reference: Reference) -> float:
 
 
 def search_cost(trace: Trace, reference: Reference) -> float:
-    """What searching in vain costs: searches beyond those that the question takes, or repeated ones."""
-    extra = max(0, trace.num_searches - reference.num_hops, trace.num_repeated)
-    return min(MOST_SEARCH_COST, SEARCH_COST * extra)
+    """What searching in vain costs: searches beyond those that the question takes, and more for repeated ones."""
+    extra = max(0, trace.num_searches - reference.num_hops - trace.num_repeated)
+    return min(MOST_SEARCH_COST, SEARCH_COST * extra + REPEAT_COST * trace.num_repeated)
 
 
 def gated(trace: Trace, reference: Reference, settings: RewardSettings) -> dict[str, float]:
