@@ -15,6 +15,8 @@ from typing import Any
 
 from bench.refrag_measures import Records, Setting, ask_all, gains, load, numbers, say, work_folder
 from bench.stages import run_stages
+from nanochat.checkpoint_files import META_FILE
+from nanochat.checkpoint_manager import find_checkpoint
 from nanochat.common import print0, run_main, write_json
 from nanochat.config import load_config
 from nanochat.errors import ConfigError, UserError
@@ -118,10 +120,11 @@ def one(config: RefragTinyConfig, seed: int) -> dict[str, Any]:
 
 
 def ask(work: Path, tag: str, setting: Setting, seed: int) -> Records:
-    """Records of a model, from the file where they are kept or asked now."""
+    """Records of a model, from the file where they are kept, or asked now if the model was trained again since."""
     name = f"{tag}-{setting.max_hops}-{setting.noise}-{setting.wordings}-{setting.per_length}.json"
     path = work / "records" / name
-    if path.exists():
+    trained = (find_checkpoint("refrag", tag) / META_FILE).stat().st_mtime
+    if path.exists() and path.stat().st_mtime >= trained:
         return json.loads(path.read_text(encoding="utf-8"))
     records = ask_all(load(tag), setting, seed=seed)
     write_json(path, records)

@@ -1,9 +1,12 @@
 """The stages that benches run: commands that exist, and rewards that start where their traces ended."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from bench import refrag_tiny
+from bench.refrag_measures import Setting
 from bench.refrag_tiny import PARTS, RefragTinyConfig, main, stages_of
 from bench.stages import run_stages
 from nanochat.config import load_config
@@ -54,3 +57,20 @@ def test_a_chain_goes_on_behind_the_last_stage_that_ended_well(tmp_path, capsys)
     assert list(run_stages(stages, tmp_path / "work", "seed 5", path)) == ["one", "two", "three"]
     assert "one" not in capsys.readouterr().out
     assert (tmp_path / "work" / "log.txt").read_text().count("mended") == 1
+
+
+def test_a_model_trained_again_is_asked_again(tmp_path, monkeypatch):
+    asked = []
+    (tmp_path / "meta.json").write_text("{}")
+    monkeypatch.setattr(refrag_tiny, "find_checkpoint", lambda source, tag: tmp_path)
+    monkeypatch.setattr(refrag_tiny, "load", lambda tag: tag)
+    monkeypatch.setattr(refrag_tiny, "ask_all",
+                        lambda model, setting, *, seed: asked.append(model) or [{"n": len(asked)}])
+
+    def ask(**settings):
+        return refrag_tiny.ask(tmp_path, "0-sft", Setting(**settings), 0)[0]["n"]
+
+    assert [ask(), ask(), ask(noise=0.5), ask()] == [1, 1, 2, 1]
+    later = (tmp_path / "records" / "0-sft-3-0.0-train-60.json").stat().st_mtime + 5
+    os.utime(tmp_path / "meta.json", (later, later))
+    assert ask() == 3 and asked == ["0-sft"] * 3
