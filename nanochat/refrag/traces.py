@@ -66,7 +66,7 @@ class TracePool(Pool):
         """`count` traces as conversations, as far as there are questions; one retrieval for all of them.
 
         The first search is for the question itself, later ones for what is left to ask with the names that were found.
-        No document is shown twice. The answer cites its evidence in the order of the hops; where that is not to be
+        No document is shown twice. The answer cites its evidence, that of the last hop first; where that is not to be
         found, the query is searched once more without the words that ask, and then the trace ends in an abstention.
         Mistakes are marked `"supervised": false`, and an end for want of searches `"forced": true`. A trace that does
         not fit loses later questions, then distractors, until it does, or until only its evidence is left.
@@ -217,7 +217,8 @@ class TracePool(Pool):
         slots = {name: slot for slot, name in enumerate(names)}
         answer: dict[str, Any] = {"role": "assistant", "content": ""}
         if plan.is_answered:
-            cited = [slots[step["document_id"]] for step in steps_of(question)]
+            # the document that says it comes first, as in plain reading: whether it does is decided right behind it
+            cited = [slots[step["document_id"]] for step in reversed(steps_of(question))]
             answer |= {"content": question["answers"][0], "citations": list(dict.fromkeys(cited))}
         else:
             answer |= abstention(question, names)
