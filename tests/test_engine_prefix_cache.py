@@ -244,6 +244,18 @@ def test_other_weights_get_no_answer_from_these(change):
     assert prefixes.match(ids).num_tokens == 30 and prefixes.stats.invalidations == 1
 
 
+def test_a_steady_time_looks_at_the_weights_once_and_what_changed_in_it_is_seen_behind_it(monkeypatch):
+    model = make_model("M,T")
+    prefixes = PrefixCache(model, max_bytes=10**7)
+    ids, looks, find = random_ids(30, 0), [], prefixes._weights.have_changed
+    monkeypatch.setattr(prefixes._weights, "have_changed", lambda: looks.append(1) or find())
+    with prefixes.steady():
+        read(prefixes, ids)
+        assert prefixes.match(ids).num_tokens == 30 and len(looks) == 1
+        halve_one_number(model)
+    assert prefixes.match(ids).num_tokens == 0 and prefixes.stats.invalidations == 1
+
+
 def test_what_is_being_read_while_the_cache_is_cleared_is_not_taken_in():
     model = make_model("M")
     prefixes = PrefixCache(model, max_bytes=10**7)

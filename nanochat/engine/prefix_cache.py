@@ -5,9 +5,10 @@ behind chosen ids (the end of the documents), at the end of what was read, and w
 in Pan et al. 2024, "Marconi: Prefix Caching for the Era of Hybrid LLMs", arXiv:2411.19379.
 """
 
+import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,7 @@ class PrefixCache:
         self._passing: OrderedDict[Node, None] = OrderedDict()
         self._weights = _Weights(model)
         self._version = 0
+        self._num_steady = 0  # steps under way that have looked at the weights
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(
             ("hits", "misses", "tokens_reused", "tokens_read", "insertions", "evictions", "invalidations"), 0)
@@ -203,8 +205,20 @@ class PrefixCache:
             self._check_weights()
             return version == self._version
 
+    @contextlib.contextmanager
+    def steady(self) -> Iterator[None]:
+        """Look at the weights now, and not again until the end: for a step, which does not change them."""
+        with self._lock:
+            self._check_weights()
+            self._num_steady += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_steady -= 1
+
     def _check_weights(self) -> None:
-        if self._weights.have_changed():
+        if not self._num_steady and self._weights.have_changed():
             self._counts["invalidations"] += 1
             self._start_over()
 

@@ -5,6 +5,7 @@ beside it in portions, so that writing goes on, and a prompt that begins as one 
 prefix cache.
 """
 
+import contextlib
 import threading
 from collections import deque
 
@@ -121,8 +122,9 @@ class Scheduler:
             is_done = False
             try:
                 self._drop_cancelled()
-                self._read()
-                self._batch.step(self._keep_answer)
+                with self.prefix_cache.steady() if self.prefix_cache else contextlib.nullcontext():
+                    self._read()
+                    self._batch.step(self._keep_answer)
                 is_done = True
             finally:
                 if not is_done:
