@@ -21,7 +21,7 @@ from nanochat.refrag.measuring import QuestionSet, gate, measure
 from nanochat.refrag.policy_loss import LossSettings
 from nanochat.refrag.policy_settings import PolicySettings
 from nanochat.refrag.policy_training import PolicyTraining
-from nanochat.refrag.practice import ChainWorld
+from nanochat.refrag.practice import PRACTICE_WORLD, ChainWorld, practice_chains
 from nanochat.refrag.rewards import RewardSettings
 from nanochat.refrag.sources import DrawSettings, MixedSource, PoolSource, WorldSource
 from nanochat.refrag.trace_config import TraceConfig
@@ -36,6 +36,7 @@ from tasks.world_chains import CHAIN_WORLD, ChainConfig
 DEV_SEED = HELD_OUT_SEED + 10**8  # worlds of the development set, and of the gate behind it
 STEPS_PER_LINE = 10  # what --log_every is divided by
 DEV_WORLDS = 4
+PRACTICE_ABSENT = 0.34  # of the questions of a step: without an answer, as among traces
 FOREVER = 10**9  # evaluations without a better one after which nothing ends
 GAP_LIMITS = {torch.float32: 0.01, torch.bfloat16: 0.1}  # nats that sampling and training may differ by
 
@@ -165,8 +166,9 @@ def learn_from_rewards(
 
 def training_source(config: Any, manager: Any, data: Any, unseen: Any) -> Any:
     """Questions of new worlds, and of the knowledge base where it has some that say how they are searched."""
-    draws = DrawSettings(max_hops=config.max_hops, top_k=config.top_k_per_hop)
-    worlds = WorldSource(lambda seed: _world(config, seed).traces, draws, first=FIRST_SEED, past=HELD_OUT_SEED)
+    draws = DrawSettings(max_hops=config.max_hops, top_k=config.top_k_per_hop, unanswerable_share=PRACTICE_ABSENT)
+    worlds = WorldSource(lambda seed: _world(config, seed, is_practice=True).traces, draws,
+                         first=FIRST_SEED, past=HELD_OUT_SEED)
     pool = make_trace_pool(data.questions, manager, unseen=unseen) if config.world_share < 1 else None
     if pool is None or min(pool.by_hops) > config.max_hops:
         return worlds
@@ -190,11 +192,14 @@ def _set(source: PoolSource, count: int) -> QuestionSet:
     return QuestionSet(questions=drawn.questions, search=drawn.search)
 
 
-def _world(config: Any, seed: int) -> ChainWorld:
+def _world(config: Any, seed: int, *, is_practice: bool = False) -> ChainWorld:
+    """A world of the development set, or one as traces are practised in."""
     lengths = tuple(range(1, min(4, config.max_hops) + 1))
     each = max(8, -(-2 * config.questions_per_step // len(lengths)), -(-config.dev_questions // (2 * len(lengths))))
-    return ChainWorld(seed, CHAIN_WORLD, world_retriever(config), noise=config.search_noise,
-                      chains=ChainConfig(seed=seed, hops=lengths, per_length=each))
+    chains = practice_chains(lengths, each, seed) if is_practice else ChainConfig(
+        seed=seed, hops=lengths, per_length=each)
+    return ChainWorld(seed, PRACTICE_WORLD if is_practice else CHAIN_WORLD, world_retriever(config),
+                      noise=config.search_noise, chains=chains)
 
 
 def _evaluation(

@@ -13,7 +13,7 @@ from nanochat.refrag.traces import TracePool
 from tasks.world_chains import CHAIN_WORLD, ChainConfig, Chains, make_chains
 
 # a chain may end with a relation that no list has; with more of them few chains are long
-_OPEN: dict[str, Any] = {"open_relations": 2, "untold_title_share": 0.1, "casual_share": 0.15}
+PRACTICE_WORLD: dict[str, Any] = CHAIN_WORLD | {"open_relations": 2, "untold_title_share": 0.1, "casual_share": 0.15}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class ChainStage:
     gate: float
     traces: TraceConfig
     kind: str = "read"  # what the rest of a batch practises, as in nanochat.rag.practice
-    world: dict[str, Any] = field(default_factory=lambda: CHAIN_WORLD | _OPEN)  # settings of WorldConfig
+    world: dict[str, Any] = field(default_factory=lambda: PRACTICE_WORLD)  # settings of WorldConfig
     examples: ExampleConfig = STAGES["documents"].examples
 
 
