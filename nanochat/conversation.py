@@ -24,9 +24,10 @@ def check_conversation(conversation: Mapping[str, Any]) -> None:
 
     Legal is an optional system message, then turns of user and assistant, each with at most one retrieval message
     before or after its user message. The last assistant message may be missing: that is a prompt. `citations` are
-    positions, from 0, among all documents shown so far; so is `closest`, which an abstention may have. A hop may be
-    `"supervised": false` (a query not to be learnt) and an answer behind hops `"forced": true` (nobody decided that the
-    search ends); both may carry `ids`, what a model wrote for them. Other keys, `reference` among them, are left alone.
+    positions, from 0, among all documents shown so far; so is `closest`, which an abstention may have. A hop may
+    have `citations` of documents shown before it and be `"supervised": false` (a query not to be learnt), an answer
+    behind hops may be `"forced": true` (nobody decided that the search ends); both may carry `ids`, what a model wrote
+    for them. Other keys, `reference` among them, are left alone.
     """
     messages = conversation.get("messages") if isinstance(conversation, Mapping) else None
     if not _is_list(messages):
@@ -39,7 +40,7 @@ def check_conversation(conversation: Mapping[str, Any]) -> None:
         state = _next_state(state, message, where=f"message {i}")
         role = message["role"]
         if role == "retrieval":
-            num_documents += _check_retrieval(message, where=f"message {i} (retrieval)")
+            num_documents += _check_retrieval(message, num_documents, where=f"message {i} (retrieval)")
         else:
             _check_content(message, where=f"message {i} ({role})")
         if role == "assistant":
@@ -95,15 +96,7 @@ def _check_content(message: Mapping[str, Any], *, where: str) -> None:
 def _check_citations(message: Mapping[str, Any], num_documents: int, *, where: str) -> None:
     _check_bool(message, "abstain", where=where)
     for key in ("citations", "closest"):
-        slots = message.get(key, ())
-        if not _is_list(slots) or any(type(i) is not int for i in slots):
-            raise ConversationError(f"{where}: '{key}' is {slots!r}, expected a list of whole numbers")
-        for i in slots:
-            if not 0 <= i < num_documents:
-                raise ConversationError(
-                    f"{where}: citation {i} points at no document, {num_documents} were shown",
-                    hint="citations count from 0 over all documents shown so far in the conversation",
-                )
+        _check_slots(message, key, num_documents, where=where)
     if message.get("citations") and message.get("abstain"):
         raise ConversationError(f"{where} abstains and cites: expected one of the two",
                                 hint="remove 'citations'; 'closest' names a document that comes near")
@@ -112,17 +105,20 @@ def _check_citations(message: Mapping[str, Any], num_documents: int, *, where: s
                                 hint="name the documents that answer in 'citations'")
 
 
-def _check_retrieval(message: Mapping[str, Any], *, where: str) -> int:
-    """Check documents and hops; return how many documents there are."""
+def _check_retrieval(message: Mapping[str, Any], num_documents: int, *, where: str) -> int:
+    """Check documents and hops, behind num_documents of earlier turns; return how many documents there are."""
     if not message.get("multi_hop"):
         return _check_documents(message.get("documents"), where=where)
     hops = message.get("hops")
     if not _is_list(hops) or not hops:
         raise ConversationError(f"{where}: 'hops' is missing or empty", hint='a multi_hop message needs "hops": [...]')
-    return sum(_check_hop(hop, number, where=f"{where}, hop {number}") for number, hop in enumerate(hops, start=1))
+    found = 0
+    for number, hop in enumerate(hops, start=1):
+        found += _check_hop(hop, number, num_documents + found, where=f"{where}, hop {number}")
+    return found
 
 
-def _check_hop(hop: Any, number: int, *, where: str) -> int:
+def _check_hop(hop: Any, number: int, num_documents: int, *, where: str) -> int:
     if not isinstance(hop, Mapping):
         raise ConversationError(f"{where} is {type(hop).__name__}, expected query and documents")
     if hop.get("hop", number) != number:
@@ -130,8 +126,21 @@ def _check_hop(hop: Any, number: int, *, where: str) -> int:
     if not isinstance(hop.get("query"), str) or not hop["query"].strip():
         raise ConversationError(f"{where}: 'query' is missing or empty", hint="hop 1 may repeat the question")
     _check_bool(hop, "supervised", where=where)
+    _check_slots(hop, "citations", num_documents, where=where)
     _check_ids(hop, where=where)
     return _check_documents(hop.get("documents"), where=where)
+
+
+def _check_slots(record: Mapping[str, Any], key: str, num_documents: int, *, where: str) -> None:
+    slots = record.get(key, ())
+    if not _is_list(slots) or any(type(i) is not int for i in slots):
+        raise ConversationError(f"{where}: '{key}' is {slots!r}, expected a list of whole numbers")
+    for i in slots:
+        if not 0 <= i < num_documents:
+            raise ConversationError(
+                f"{where}: citation {i} points at no document, {num_documents} were shown",
+                hint="citations count from 0 over all documents shown so far in the conversation",
+            )
 
 
 def _check_bool(record: Mapping[str, Any], key: str, *, where: str) -> None:

@@ -47,6 +47,19 @@ def test_before_another_first_query_stands_the_question():
         "<query_start> Torvik<query_end><query_start> When?<query_end><assistant_start> 1987<assistant_end>")
 
 
+def test_a_query_cites_the_documents_that_made_it_ask():
+    turn = hops("When?", "Torvik", "Ansgar")
+    turn["hops"][1]["citations"], turn["hops"][2] = [0], {**turn["hops"][2], "citations": [1, 0], "supervised": False}
+    whole = rendered(user(), turn, answer())
+    assert "<query_start><cite><doc_0> Torvik<query_end>" in show(whole.ids)
+    assert "<query_start><cite><doc_1><cite><doc_0> Ansgar<query_end>" in show(whole.ids)
+    assert supervised(whole) == (
+        "<query_start><cite><doc_0> Torvik<query_end><assistant_start> 1987<assistant_end>")
+    # what its document does not fit in is asked without it
+    cut = rendered(user(), turn, answer(), max_tokens=len(whole.ids) - 1)
+    assert cut.dropped and cut.lost_citations and len(cut.ids) < len(whole.ids)
+
+
 @given(said, st.lists(st.builds(doc, st.just("x"), said, said), max_size=3), st.sampled_from([None, 30, 60]))
 @settings(deadline=None, max_examples=60)
 def test_a_trace_of_one_hop_has_the_ids_of_a_plain_turn(question, documents, max_tokens):

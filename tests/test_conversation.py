@@ -114,6 +114,10 @@ def answer(**fields):
             retrieval(multi_hop=True, hops=[{"hop": 2, "query": "q", "documents": []}]),
             "message 1 (retrieval), hop 1: 'hop' is 2, expected 1",
         ),
+        (
+            retrieval(multi_hop=True, hops=[{"query": "q", "documents": [DOCUMENT], "citations": [0]}]),
+            "message 1 (retrieval), hop 1: citation 0 points at no document, 0 were shown",
+        ),
     ],
 )
 def test_illegal_fields_name_the_message(broken, problem):

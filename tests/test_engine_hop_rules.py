@@ -22,9 +22,9 @@ def ids_of(mask):
     return set(mask.nonzero()[:, 0].tolist())
 
 
-def ways(*ids, most=8):
+def ways(*ids, most=8, documents=0):
     """What may come after these ids of an action."""
-    rule = GRAMMAR.begin_row(most)
+    rule = GRAMMAR.begin_row(most, documents)
     for id in ids:
         rule.advance(id)
     return ids_of(rule.allowed())
@@ -50,21 +50,34 @@ def test_a_query_is_never_blank():
     assert END in ways(START, *JAPANESE)
 
 
+def test_a_query_may_cite_one_shown_document_before_its_text():
+    cite, first, second = TOKENIZER.special("cite"), TOKENIZER.doc(0), TOKENIZER.doc(1)
+    (word,) = TOKENIZER.encode("a")
+    assert ways(START, documents=2) == TEXT | {cite} and ways(START, cite, documents=2) == {first, second}
+    assert ways(START, cite, second, documents=2) == TEXT
+    assert ways(START, cite, second, word, documents=2) == TEXT | {END} == ways(START, word, documents=2)
+    # the citation takes nothing from the room of the text
+    assert ways(START, cite, first, *[word] * 8, documents=2) == {END}
+    assert ways(ANSWER, documents=2) == {END}
+
+
 @pytest.mark.parametrize("most", [1, 2, 5])
 def test_every_walk_ends_in_a_query_that_shows_something(most):
     rng = random.Random(most)
-    for _ in range(200):
-        rule, ids = GRAMMAR.begin_row(most), []
+    cite = TOKENIZER.special("cite")
+    for number in range(200):
+        rule, ids = GRAMMAR.begin_row(most, number % 3), []
         while not ids or ids[-1] not in (END, ANSWER):
             fork = rule.fork()
             everything = range(len(GRAMMAR.is_text))
             assert {id for id in everything if rule.permits(id)} == ids_of(rule.allowed())
-            ids.append(rng.choice(sorted(ids_of(rule.allowed()))))
+            allowed = sorted(ids_of(rule.allowed()))
+            ids.append(cite if cite in allowed and rng.random() < 0.5 else rng.choice(allowed))
             rule.advance(ids[-1])
             assert ids_of(fork.allowed()) >= {ids[-1]}, "a copy went along"
-        assert len(ids) <= most + 2
         if ids[-1] == END:
-            assert 1 <= len(ids) - 2 <= most and is_visible(TOKENIZER.decode(ids[1:-1]))
+            text = ids[3:-1] if ids[1] == cite else ids[1:-1]
+            assert 1 <= len(text) <= most and is_visible(TOKENIZER.decode(text)) and TEXT >= set(text)
 
 
 def test_what_is_not_allowed_is_a_mistake_of_ours():
@@ -91,7 +104,7 @@ def test_masks_of_a_stored_trace_are_those_of_the_grammars():
     assert all(bool(mask[id]) for id, mask in found)
     query = TOKENIZER.encode(" Torvik ferry")
     assert [id for id, _ in found[: len(query) + 2]] == [START, *query, END]
-    assert found[0][1] is GRAMMAR.actions and found[1][1] is GRAMMAR.text and found[2][1] is GRAMMAR.text_or_end
+    assert found[0][1] is GRAMMAR.actions and found[1][1] is GRAMMAR.text_or_cite and found[2][1] is GRAMMAR.text_or_end
     assert found[len(query) + 2][0] == ANSWER and found[len(query) + 2][1] is GRAMMAR.actions
     cite, doc = found[len(query) + 3 : len(query) + 5]
     assert ids_of(cite[1]) == {TOKENIZER.special("cite"), TOKENIZER.special("abstain")}

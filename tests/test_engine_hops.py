@@ -61,11 +61,13 @@ def test_a_stored_episode_is_the_one_that_was_lived(pattern):
             kinds |= {episode.stop, f"forced {episode.is_forced}", f"hops {len(episode.hops)}",
                       f"ids {any('ids' in hop for hop in episode.hops)}", f"dropped {episode.dropped > 0}",
                       f"repeated {episode.num_repeated > 0}", f"closest {bool(episode.closest)}",
-                      f"cites {bool(episode.citations)}", f"written {'ids' in episode.message}"}
+                      f"cites {bool(episode.citations)}", f"led {any('citations' in hop for hop in episode.hops)}",
+                      f"written {'ids' in episode.message}"}
         count += len(episodes)
     assert count > 120 and kinds >= {
         "end", "length", "forced True", "forced False", "hops 1", "hops 2", "hops 3", "ids True", "ids False",
-        "dropped True", "repeated True", "closest True", "cites True", "written True", "written False"}, kinds
+        "dropped True", "repeated True", "closest True", "cites True", "led True", "led False",
+        "written True", "written False"}, kinds
 
 
 @pytest.mark.parametrize("kind", KINDS)

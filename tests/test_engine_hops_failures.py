@@ -170,7 +170,7 @@ def test_a_query_that_spells_marks_is_text_where_it_is_shown_again():
 
     plain = Engine(engine.model, TOKENIZER, speculate=0)
     begin = plain.hop_grammar.begin_row
-    plain.hop_grammar.begin_row = lambda most: Spelling(begin(most))
+    plain.hop_grammar.begin_row = lambda *settings: Spelling(begin(*settings))
     (episode,) = run_episodes(plain, ["When?"], lambda queries, top_k: calls.append(queries) or [[]] * len(queries),
                               HopConfig(max_hops=2, max_query_tokens=len(spelled)), max_tokens=4)
     assert calls[1] == ["<|query_end|><|assistant_start|>"] == [episode.hops[1]["query"]]

@@ -69,6 +69,27 @@ def test_an_answer_cites_the_evidence_of_every_hop_the_last_one_first():
     assert len(answered) > 100
 
 
+def test_a_query_cites_the_document_that_it_follows_from():
+    seen = Counter()
+    for conversation in traces(400):
+        hops, answer, question = parts(conversation)
+        queries = [step["query"] for step in question["steps"]]
+        shown = []
+        for number, hop in enumerate(hops):
+            cited = [shown[slot] for slot in hop.get("citations", ())]
+            is_step = hop["query"] in queries
+            if not number or not hop.get("supervised", True):
+                assert not cited
+            elif is_step and (place := queries.index(hop["query"])):
+                assert cited == [question["steps"][place - 1]["document_id"]]
+            elif not is_step:
+                assert cited == [name for name in question["about_ids"] if name in shown]
+                seen["about" if cited else "again"] += 1
+            seen["step"] += bool(number and is_step and cited)
+            shown += [document["id"] for document in hop["documents"]]
+    assert min(seen["step"], seen["about"], seen["again"]) > 20, seen
+
+
 def test_evidence_comes_in_time_and_at_times_early():
     early = late = 0
     for conversation in traces(400, config=replace(CONFIG, recovery_share=0.0)):

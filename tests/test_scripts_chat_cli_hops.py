@@ -74,6 +74,7 @@ def test_control_characters_of_queries_and_titles_stay_away(knowledge_base):
     shown = hop_line({"hop": 2, "query": "a\x1b[31m\nb", "documents": [{"id": "h", "title": "T\x07", "content": ""}]})
     assert shown == "  search 2: a[31m b\n      found: T (h)"
     assert hop_line({"hop": 3, "query": "a", "documents": []}).endswith("found: nothing new")
+    assert hop_line({"hop": 2, "query": "a", "documents": [], "citations": [0]}).startswith("  search 2, from [1]: a\n")
 
 
 @pytest.mark.parametrize(

@@ -30,15 +30,22 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Cited:
+    """A citation of the document at a position of the conversation."""
+
+    position: int
+    mask: int = 1
+
+
+@dataclass(frozen=True)
 class Written:
     """An answer as a model wrote it. It stands while the documents have the slots it names, otherwise `told` does."""
 
     ids: Sequence[int]
-    told: "Sequence[Run | int]"
+    told: Sequence[Run | Cited]
 
 
-# a whole number is the position of a cited document
-Piece = Run | list[Given] | int | Written
+Piece = Run | list[Given] | Cited | Written
 
 
 def text_ids(text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -92,9 +99,12 @@ def hop_pieces(
 ) -> Iterator[Piece]:
     """Query, results, and the query once more in the place of a question; `first`: position of the first document."""
     if not is_question:
+        mask = int(hop.get("supervised", True))
         query = written_query(hop, tokenizer) or text_ids(hop["query"], tokenizer)
-        ids = [tokenizer.special("query_start"), *query, tokenizer.special("query_end")]
-        yield Run(ids, int(hop.get("supervised", True)))
+        yield Run([tokenizer.special("query_start")], mask)
+        # which document made it ask, as an answer says where it is from
+        yield from (Cited(position, mask) for position in dict.fromkeys(hop.get("citations", ())))
+        yield Run([*query, tokenizer.special("query_end")], mask)
     yield [_given(each, first + rank, rank, tokenizer, max_doc_tokens) for rank, each in enumerate(hop["documents"])]
     yield _marked("user", hop["query"], tokenizer)
 
@@ -122,12 +132,11 @@ def _marked(role: str, text: str, tokenizer: Tokenizer) -> Run:
 
 
 def _answer_pieces(message: Mapping[str, Any], tokenizer: Tokenizer) -> Iterator[Piece]:
-    told: list[Run | int]
-    if message.get("abstain"):
-        told = [*dict.fromkeys(message.get("closest", ())), Run([tokenizer.special("abstain")], 1)]
-    else:
-        # choosing the document is a step of its own, and the answer is read where it points
-        told = [*dict.fromkeys(message.get("citations", ())), Run(text_ids(message["content"], tokenizer), 1)]
+    abstains = bool(message.get("abstain"))
+    # choosing the document is a step of its own, and the answer is read where it points
+    named = dict.fromkeys(message.get("closest" if abstains else "citations", ()))
+    told: list[Run | Cited] = [Cited(position) for position in named]
+    told.append(Run([tokenizer.special("abstain")] if abstains else text_ids(message["content"], tokenizer), 1))
     told.append(Run([tokenizer.special("assistant_end")], 1))
     written = written_answer(message, tokenizer)
     if written is None:

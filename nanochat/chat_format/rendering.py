@@ -1,10 +1,10 @@
 """Pieces of a conversation to ids and mask: slots handed out in order, documents paying for the budget."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nanochat.chat_format.pieces import Given, Piece, Run, Written, hop_pieces, pieces_of
+from nanochat.chat_format.pieces import Cited, Given, Piece, Run, Written, hop_pieces, pieces_of
 from nanochat.conversation import check_conversation
 from nanochat.tokenizer import NUM_DOC_SLOTS, Tokenizer
 
@@ -37,7 +37,8 @@ def render(
     first question and a later one about the same documents look alike, and documents can be cached before a question is
     known. In a multi-hop turn every hop looks like that: its query, results, and the query again in the place of a
     question. A first query that repeats the question is not written, so one hop alone has the ids of a plain turn;
-    before another first query stands the question.
+    before another first query stands the question. A query may begin with `citations` of documents shown before it:
+    those that made it ask.
 
     Supervised (mask 1) are answers, citations, abstentions, assistant_end, the queries with their marks, unless the hop
     has `"supervised": false`, and the assistant_start of a multi-hop turn: to search no more is a decision, unless the
@@ -79,8 +80,11 @@ def render(
 
 
 def render_hop(hop: Mapping[str, Any], tokenizer: Tokenizer, *, first_slot: int) -> tuple[list[int], list[int]]:
-    """Ids and mask that a hop with a query of its own adds to a turn, behind `first_slot` documents: all are shown."""
+    """Ids and mask that a hop with a query of its own adds to a turn, behind `first_slot` documents: all are shown, and
+    each has the slot of its position.
+    """
     writer = _Writer(tokenizer, None, first_slot=first_slot)
+    writer.know(range(first_slot))
     for piece in hop_pieces(hop, first_slot, tokenizer):
         writer.write(piece)
     return writer.ids, writer.mask
@@ -118,10 +122,15 @@ class _Writer:
             else:
                 for told in piece.told:
                     self.write(told)
-        elif piece in self._slots:
-            self._extend([self._tokenizer.special("cite"), self._tokenizer.doc(self._slots[piece])], 1)
+        elif isinstance(piece, Cited) and piece.position in self._slots:
+            slot = self._slots[piece.position]
+            self._extend([self._tokenizer.special("cite"), self._tokenizer.doc(slot)], piece.mask)
         else:
             self.lost_citations += 1
+
+    def know(self, slots: Iterable[int]) -> None:
+        """Documents that were shown before, each in the slot of its position."""
+        self._slots.update((slot, slot) for slot in slots)
 
     def _write_document(self, given: Given, num_tokens: int) -> None:
         slot = self._first_slot + len(self.documents)

@@ -1,10 +1,12 @@
 """What a model may do between hops: search once more with words of its own, or begin its answer.
 
-    action = query_start text text* query_end
+    action = query_start citation? text text* query_end
            | assistant_start
+    citation = cite doc_i
 
 A query is ordinary text with something to see in it and has at most max_query_tokens ids, so nothing that stands in a
-document or a query can act.
+document or a query can act. It may first cite the shown document that it follows from: tiny models write names better
+once they have chosen where to read them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from nanochat.engine.grammar import IS_SPACE, IS_TEXT, AnswerGrammar, AnswerRule
+from nanochat.engine.grammar import CITE, IS_SPACE, IS_TEXT, AnswerGrammar, AnswerRule
 from nanochat.tokenizer import Tokenizer
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -35,11 +37,13 @@ class HopGrammar:
         self.text, self.seen = (torch.tensor(list(table), dtype=torch.bool, device=answers.device)
                                 for table in (self.is_text, self.is_seen))
         self.text_or_end = self.text | self.end
+        # before the first id of a query's text
+        self.text_or_cite, self.seen_or_cite = (table | self._only(answers.cite) for table in (self.text, self.seen))
         self.anything = torch.ones_like(self.text)
 
-    def begin_row(self, max_query_tokens: int) -> "HopRule":
-        """The rule of a row that is about to act."""
-        return HopRule(self, max_query_tokens)
+    def begin_row(self, max_query_tokens: int, num_documents: int = 0) -> "HopRule":
+        """The rule of a row that is about to act; num_documents: how many it was shown, in slots 0 ... n-1."""
+        return HopRule(self, max_query_tokens, num_documents)
 
     def _only(self, *ids: int) -> Tensor:
         mask = torch.zeros(len(self.answers.kinds), dtype=torch.bool)
@@ -50,11 +54,13 @@ class HopGrammar:
 class HopRule:
     """Where one row stands in its action."""
 
-    __slots__ = ("_grammar", "_has_seen", "_is_over", "_max", "_query")
+    __slots__ = ("_grammar", "_has_seen", "_is_over", "_is_slot", "_max", "_may_cite", "_num_documents", "_query")
 
-    def __init__(self, grammar: HopGrammar, max_query_tokens: int) -> None:
-        self._grammar, self._max = grammar, max_query_tokens
-        self._query: list[int] | None = None  # ids of the query so far
+    def __init__(self, grammar: HopGrammar, max_query_tokens: int, num_documents: int) -> None:
+        self._grammar, self._max, self._num_documents = grammar, max_query_tokens, num_documents
+        self._query: list[int] | None = None  # ids of the query's text so far
+        self._may_cite = num_documents > 0  # nothing of the query stands there yet
+        self._is_slot = False  # a slot comes next
         self._has_seen = self._is_over = False
 
     def allowed(self) -> Tensor:
@@ -62,15 +68,23 @@ class HopRule:
         grammar = self._grammar
         if self._query is None:
             return grammar.actions
+        if self._is_slot:
+            return grammar.answers.mask(CITE, frozenset(range(self._num_documents)), owes_citation=False)
         if self._has_seen:
             return grammar.text_or_end if len(self._query) < self._max and not self._is_over else grammar.end
-        return grammar.text if len(self._query) < self._max - 1 else grammar.seen
+        if len(self._query) < self._max - 1:
+            return grammar.text_or_cite if self._may_cite else grammar.text
+        return grammar.seen_or_cite if self._may_cite else grammar.seen
 
     def permits(self, id: int) -> bool:
         """Whether an id may come next, without a look at the mask, which may lie on another device."""
         grammar = self._grammar
         if self._query is None:
             return id in (grammar.query_start, grammar.assistant_start)
+        if self._is_slot:
+            return grammar.answers.slots.get(id, self._num_documents) < self._num_documents
+        if id == grammar.answers.cite:
+            return self._may_cite and not self._is_over
         if id == grammar.query_end:
             return self._has_seen
         if self._is_over or len(self._query) >= self._max:
@@ -83,7 +97,12 @@ class HopRule:
         if self._query is None:
             self._query = []
             self._has_seen = self._is_over = id == self._grammar.assistant_start
-        elif id == self._grammar.query_end:
+            return
+        is_slot, self._is_slot = self._is_slot, id == self._grammar.answers.cite
+        self._may_cite = False
+        if self._is_slot or is_slot:
+            return
+        if id == self._grammar.query_end:
             self._is_over = True
         else:
             self._query.append(id)
@@ -91,7 +110,8 @@ class HopRule:
 
     def fork(self) -> "HopRule":
         """A copy that goes its own way."""
-        other = HopRule(self._grammar, self._max)
+        other = HopRule(self._grammar, self._max, self._num_documents)
+        other._may_cite, other._is_slot = self._may_cite, self._is_slot
         other._query = None if self._query is None else list(self._query)
         other._has_seen, other._is_over = self._has_seen, self._is_over
         return other
@@ -117,7 +137,7 @@ def walk(
     num_documents, is_searched = 0, False
     for place, id in enumerate(ids):
         if id in (grammar.query_start, grammar.assistant_start):
-            rule = grammar.begin_row(max_query_tokens)
+            rule = grammar.begin_row(max_query_tokens, num_documents)
         elif id == special("results_start"):
             is_searched = True
         elif rule is None and (slot := grammar.tokenizer.doc_index(id)) is not None:

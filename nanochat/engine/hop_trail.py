@@ -9,8 +9,9 @@ from nanochat.conversation import check_conversation
 from nanochat.errors import UserError
 from nanochat.tokenizer import NUM_DOC_SLOTS, Tokenizer
 
-# marks of a hop: around its query, its results and the query in the place of a question; and assistant_start
-_NUM_MARKS = 7
+NUM_QUERY_MARKS = 4  # around a query, and the citation that it begins with
+# marks of a hop: of its query, around its results and the query in the place of a question; and assistant_start
+_NUM_MARKS = NUM_QUERY_MARKS + 5
 # at the end of a query they change nothing
 _END_MARKS = " .?!,;:"
 
@@ -75,10 +76,12 @@ class Trail:
     def add(self, query_ids: Sequence[int], found: Sequence[Mapping[str, Any]], logprobs: Sequence[float]) -> None:
         """A hop whose query the model wrote.
 
-        logprobs: of query_start, the query and query_end.
+        query_ids: what stands between query_start and query_end; logprobs: of these and of both marks.
         """
+        slots, query_ids = self._cited(query_ids)
         query = self._tokenizer.decode(query_ids).strip()
         hop: dict[str, Any] = {"hop": len(self.hops) + 1, "query": query, "documents": []}
+        hop |= {"citations": slots} if slots else {}
         if tuple(query_ids) != text_ids(query, self._tokenizer):
             hop["ids"] = list(query_ids)
         empty, _ = render_hop(hop, self._tokenizer, first_slot=0)
@@ -93,6 +96,14 @@ class Trail:
         self.hops.append(hop)
         if is_trimmed:
             self._trim(found[len(hop["documents"]) - 1])
+
+    def _cited(self, query_ids: Sequence[int]) -> tuple[list[int], Sequence[int]]:
+        """The slot that a query begins with, if it does, and its text."""
+        if query_ids and query_ids[0] == self._tokenizer.special("cite"):
+            slot = self._tokenizer.doc_index(query_ids[1])
+            assert slot is not None, "the grammar of actions lets a slot follow cite"
+            return [slot], query_ids[2:]
+        return [], query_ids
 
     def new_documents(self, found: Sequence[Mapping[str, Any]], top_k: int) -> list[Mapping[str, Any]]:
         """The best top_k of a ranking that were not shown before."""

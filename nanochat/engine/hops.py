@@ -16,7 +16,7 @@ from nanochat.chat_format import parse_answer, text_ids
 from nanochat.engine.deciding import Decision
 from nanochat.engine.hop_rules import walk
 from nanochat.engine.hop_search import Search, search_once
-from nanochat.engine.hop_trail import Trail
+from nanochat.engine.hop_trail import NUM_QUERY_MARKS, Trail
 from nanochat.engine.request import Handle, Request
 from nanochat.engine.sampling import SamplingParams, is_whole, short
 from nanochat.errors import ConfigError
@@ -197,13 +197,14 @@ def _search_round(
 
 def _decide(engine: "Engine", trail: Trail, config: HopConfig, params: SamplingParams) -> Handle:
     grammar = engine.hop_grammar
-    params = replace(params, max_tokens=config.max_query_tokens + 2,
+    params = replace(params, max_tokens=config.max_query_tokens + NUM_QUERY_MARKS,
                      stop_ids=(grammar.query_end, grammar.assistant_start))
     # the pieces of an episode draw from different chances, the answer from that of an answer without hops
     number = trail.number + (len(trail.hops) << 40)
     return engine.scheduler.submit(Request(
         ids=trail.ids, params=params, number=number, has_logprobs=True,
-        rule=lambda: grammar.begin_row(config.max_query_tokens), decision=Decision(grammar.assistant_start)))
+        rule=lambda: grammar.begin_row(config.max_query_tokens, len(trail.documents)),
+        decision=Decision(grammar.assistant_start)))
 
 
 def _ready(trail: Trail, when_ready: Callable[[Trail], Handle] | None, handles: list[Handle]) -> None:

@@ -59,9 +59,11 @@ def answer_over_hops(
 
 
 def hop_line(hop: Mapping[str, Any]) -> str:
-    """A hop for people: number, query, and what it found that was new."""
+    """A hop for people: number, query, the documents that made it ask, and what it found that was new."""
+    led = "".join(f"[{slot + 1}]" for slot in hop.get("citations", ()))
+    name = f"search {hop['hop']}, from {led}" if led else f"search {hop['hop']}"
     found = ", ".join(source_name(dict(document)) for document in hop["documents"])
-    return f"  search {hop['hop']}: {one_line(hop['query'])}\n      found: {found or 'nothing new'}"
+    return f"  {name}: {one_line(hop['query'])}\n      found: {found or 'nothing new'}"
 
 
 def hop_records(answer: Answer) -> list[dict[str, Any]]:
@@ -69,6 +71,7 @@ def hop_records(answer: Answer) -> list[dict[str, Any]]:
     records, number = [], 1
     for hop in answer.info.get("hops", ()):
         count = len(hop["documents"])
-        records.append({"hop": hop["hop"], "query": hop["query"], "documents": list(range(number, number + count))})
+        records.append({"hop": hop["hop"], "query": hop["query"], "documents": list(range(number, number + count)),
+                        "citations": [slot + 1 for slot in hop.get("citations", ())]})
         number += count
     return records

@@ -44,6 +44,16 @@ def steps_of(question: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
              "answer": question["answers"][0] if names else "", "document_id": names[0] if names else ""}]
 
 
+def leading_ids(question: Mapping[str, Any], hop: PlannedHop) -> Sequence[str]:
+    """Ids of documents that a query follows from: none for the question itself and for mistakes."""
+    steps = steps_of(question)
+    if not hop.is_supervised:
+        return ()
+    if hop.query != steps[hop.step]["query"]:
+        return question.get("about_ids", ())
+    return [steps[hop.step - 1]["document_id"]] if hop.step else ()
+
+
 def shortened(query: str) -> str:
     """A query without the words that ask, up to its end: what is searched when the query itself finds nothing.
 

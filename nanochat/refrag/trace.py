@@ -12,6 +12,7 @@ class Hop:
     hop: int  # from 1
     query: str
     documents: Sequence[Mapping[str, Any]]  # shown by this hop, best first: id, title, content
+    citations: Sequence[int] = ()  # slots of the documents, shown before, that made it ask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,8 @@ class Trace:
         """Of an episode of nanochat.engine.hops."""
         return cls(
             question=episode.question,
-            hops=tuple(Hop(hop=hop["hop"], query=hop["query"], documents=hop["documents"]) for hop in episode.hops),
+            hops=tuple(Hop(hop=hop["hop"], query=hop["query"], documents=hop["documents"],
+                           citations=tuple(hop.get("citations", ()))) for hop in episode.hops),
             answer=episode.answer, citations=tuple(episode.citations), closest=tuple(episode.closest),
             documents=tuple(episode.documents), abstained=episode.abstained, token_ids=tuple(episode.ids),
             mask=tuple(episode.mask), logprobs=tuple(episode.logprobs), stop=episode.stop,

@@ -9,7 +9,7 @@ from typing import Any
 from nanochat.rag.changes import injected
 from nanochat.rag.example_config import ExampleConfig
 from nanochat.rag.pool import SPARE_DOCUMENTS, Fits, Pool, Search, abstention, answer_message
-from nanochat.refrag.planning import Plan, plan_of, steps_of, with_detour
+from nanochat.refrag.planning import Plan, leading_ids, plan_of, steps_of, with_detour
 from nanochat.refrag.trace_config import TraceConfig
 
 FOLLOWUPS_ABSENT = 0.25  # of the later questions: what the documents shown do not answer
@@ -68,8 +68,10 @@ class TracePool(Pool):
         The first search is for the question itself, later ones for what is left to ask with the names that were found.
         No document is shown twice. The answer cites its evidence, that of the last hop first; where that is not to be
         found, the query is searched once more without the words that ask, and then the trace ends in an abstention.
-        Mistakes are marked `"supervised": false`, and an end for want of searches `"forced": true`. A trace that does
-        not fit loses later questions, then distractors, until it does, or until only its evidence is left.
+        A query cites the document that it follows from: of the step before, or when it is asked once more that which
+        speaks of the thing and does not say it. Mistakes cite nothing and are marked `"supervised": false`, an end for
+        want of searches `"forced": true`. A trace that does not fit loses later questions, then distractors, until it
+        does, or until only its evidence is left.
         """
         plans = [self._plan(question, rng, config, is_removed=is_removed)
                  for question, is_removed in self._chosen(count, rng, config)]
@@ -208,13 +210,17 @@ class TracePool(Pool):
     def _compose_trace(self, draft: _Draft) -> dict[str, Any]:
         plan, question = draft.plan, draft.plan.question
         place, changed = draft.instruction or (-1, {})
-        hops: list[dict[str, Any]] = []
-        for number, (hop, group) in enumerate(zip(plan.hops, draft.shown, strict=True), start=1):
-            documents = [changed if position == place else self.documents[position] for position in group]
-            marks = {} if hop.is_supervised else {"supervised": False}
-            hops.append({"hop": number, "query": hop.query, "documents": documents, **marks})
         names = [self.documents[position]["id"] for position in draft.all_shown]
         slots = {name: slot for slot, name in enumerate(names)}
+        hops: list[dict[str, Any]] = []
+        num_shown = 0
+        for number, (hop, group) in enumerate(zip(plan.hops, draft.shown, strict=True), start=1):
+            documents = [changed if position == place else self.documents[position] for position in group]
+            marks: dict[str, Any] = {} if hop.is_supervised else {"supervised": False}
+            led = [slot for name in leading_ids(question, hop) if (slot := slots.get(name, num_shown)) < num_shown]
+            marks |= {"citations": led[:1]} if led else {}
+            hops.append({"hop": number, "query": hop.query, "documents": documents, **marks})
+            num_shown += len(group)
         answer: dict[str, Any] = {"role": "assistant", "content": ""}
         if plan.is_answered:
             # the document that says it comes first, as in plain reading: whether it does is decided right behind it
