@@ -33,6 +33,7 @@ from nanochat.refrag.rewards import REWARDS, RewardSettings
 from nanochat.refrag.sources import DrawSettings, PoolSource, WorldSource
 from nanochat.refrag.trace import Reference, Trace
 from nanochat.training import build_optimizer, fit
+from scripts.refrag_rewards import rates
 from tasks.world_chains import CHAIN_WORLD, ChainConfig
 
 
@@ -48,12 +49,11 @@ class RefragFaultsConfig:
     group_size: int = 6               # episodes per question
     dev_questions: int = 48           # of the development set; the test has as many of its own
     max_hops: int = 2                 # searches per episode
-    rate: float = 0.05                # factor of the rates of configs/tiny_rag.py
+    rate: float = 3e-4                # of all weights, as configs/tiny_refrag.py has it
     results: str = "bench/results/refrag_faults.json"  # where the numbers go
 
 
 CONFIG = RefragFaultsConfig
-RATES = {"matrix_lr": 9e-3, "embedding_lr": 3e-3, "scalar_lr": 3e-3}
 
 
 @dataclass
@@ -123,7 +123,7 @@ def one(run: Run, model: Any, tokenizer: Any) -> dict[str, Any]:
 
     before = accuracy(test)
     control = Control(LossSettings(), say=lambda line: print0(f"    {line}"))
-    optimizer = build_optimizer(model, **{name: rate * config.rate for name, rate in RATES.items()})
+    optimizer = build_optimizer(model, **rates(config.rate))
     training = PolicyTraining(engine, world_source(config), settings, control,
                               frozen=copy.deepcopy(model).eval().requires_grad_(False))
 

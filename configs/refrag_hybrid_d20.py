@@ -7,5 +7,5 @@ top_k_per_hop = 3
 use_rewards = True
 device_batch_size = 2
 max_seq_len = 4096
-rl_lr_frac = 0.005
+rl_lr = 5e-6
 run = "refrag_hybrid_d20"

@@ -46,7 +46,7 @@ class RefragFinetuneConfig(TuningConfig):
     lora_lr: float = 1e-2             # peak rate of adapters (AdamW) at a factor of 1
     rl_algo: Literal["rloo", "grpo", "dr_grpo", "ppo", "reinforce", "raft"] = "rloo"  # how rewards are learned from
     rl_steps: int = 200               # optimizer steps with rewards
-    rl_lr_frac: float = 0.02          # all rates of the part with rewards are multiplied by this
+    rl_lr: float = 1e-5               # peak rate of the part with rewards, of all that is trained (AdamW)
     questions_per_step: int = 16      # questions of a step with rewards, per process
     group_size: int = 8               # episodes per question
     updates_per_rollout: int = 0      # steps that use the same episodes; 0: as the algorithm has it
@@ -113,7 +113,7 @@ def check_settings(config: RefragFinetuneConfig) -> None:
 
 
 REWARD_SETTINGS = (
-    "rl_algo", "rl_steps", "rl_lr_frac", "questions_per_step", "group_size", "updates_per_rollout", "temperature",
+    "rl_algo", "rl_steps", "rl_lr", "questions_per_step", "group_size", "updates_per_rollout", "temperature",
     "max_query_tokens", "max_answer_tokens", "kl", "guard_weight", "gold_steps", "gold_weight", "reward_mode",
     "reward_weights", "answer_threshold", "search_noise", "gate", "monitors", "rl_eval_every", "dev_questions",
     "early_stop_patience", "log_episodes",

@@ -44,8 +44,9 @@ GAP_LIMITS = {torch.float32: 0.01, torch.bfloat16: 0.1}  # nats that sampling an
 class RewardLearner:
     """How `training_run.train` learns from rewards; alarms change its rate, and end it."""
 
-    def __init__(self, policy: PolicyTraining, num_batches: int) -> None:
+    def __init__(self, policy: PolicyTraining, num_batches: int, lr: float) -> None:
         self.policy, self.num_batches = policy, num_batches
+        self.optimizer_settings = rates(lr)
         self.loss = policy.loss
         self.optimizer: Any = None  # known once training begins
         self._forgets = False  # rolled back before
@@ -86,6 +87,14 @@ class RewardLearner:
             "loss_sigmas": 0.0,
             "is_interrupted": lambda: bool(control.paused) or settings["is_interrupted"](),
         }
+
+
+def rates(lr: float) -> dict[str, Any]:
+    """Settings of an optimizer that learns from rewards: gradients of episodes are mostly noise, which Muon would make
+    as long as what is not.
+    """
+    names = ("matrix_lr", "embedding_lr", "scalar_lr", "adapter_lr")
+    return {**dict.fromkeys(names, lr), "matrix_optimizer": "adamw"}
 
 
 def policy_settings(config: Any) -> PolicySettings:
@@ -150,15 +159,15 @@ def learn_from_rewards(
         engine, training_source(config, manager, data, unseen), settings, control, frozen=frozen.requires_grad_(False),
         log=EpisodeLog(log_path(config.tag), start.tokenizer, start_step=start.state["step"] if start.state else 0),
         context=context, gap_limit=GAP_LIMITS.get(pick_dtype(config.dtype, device), 0.1))
-    learner = RewardLearner(policy, settings.num_batches)
+    learner = RewardLearner(policy, settings.num_batches, config.rl_lr)
     control.roll_back = lambda: learner.roll_back(config.tag)
     if start.state is not None:
         policy.restore(start.state["meta"].get("rewards", {}))
     evaluate = _evaluation(engine, sets, settings, control)
     result = train(
         config, "refrag", start.model, start.tokenizer, policy.batches, num_steps=config.rl_steps,
-        row_len=row_length(config, start.model), lr_frac=config.rl_lr_frac, state=start.state, evaluate=evaluate,
-        early_stop=early_stop, learner=learner,
+        row_len=row_length(config, start.model), state=start.state, evaluate=evaluate, early_stop=early_stop,
+        learner=learner,
         extra_meta=lambda: {"from": dict(start.origin), "rewards": policy.record()})
     _say_gain(control, early_stop, sets)
     return result.get("metrics", {})

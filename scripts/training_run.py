@@ -34,6 +34,7 @@ class Learner(Protocol):
 
     loss: "LossFunction"
     paused: str                       # why it ended by itself; empty while it goes on
+    optimizer_settings: Mapping[str, Any]  # of build_optimizer, instead of the rates of the config
 
     def settings(self, optimizer: Any, log: Log, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         """Settings of `fit` instead of those given."""
@@ -92,7 +93,7 @@ def train(
     if done is not None:
         return _with_best(done, early_stop)
     how = prepare(config, model, row_len=row_len)
-    optimizer = saver.optimizer = _optimizer(config, model, lr_frac, state)
+    optimizer = saver.optimizer = _optimizer(config, model, lr_frac, state, learner)
     print0(f"Training {source}/{config.tag}: {model.num_parameters:,} parameters, "
            f"pattern {','.join(model.config.block_pattern)}, {num_steps} steps on {world_size()} process(es)")
     print0(describe(config))
@@ -151,15 +152,16 @@ def _both(
     return either
 
 
-def _optimizer(config: Any, model: "LanguageModel", lr_frac: float, state: Mapping[str, Any] | None) -> Any:
+def _optimizer(
+    config: Any, model: "LanguageModel", lr_frac: float, state: Mapping[str, Any] | None, learner: Learner | None
+) -> Any:
     """The optimizer of the settings, with the state of the checkpoint when resuming."""
     from nanochat.training import build_optimizer
 
-    optimizer = build_optimizer(
-        model, matrix_lr=config.matrix_lr * lr_frac, embedding_lr=config.embedding_lr * lr_frac,
-        scalar_lr=config.scalar_lr * lr_frac, adapter_lr=getattr(config, "lora_lr", 0.0) * lr_frac,
-        weight_decay=config.weight_decay,
-    )
+    rates = learner.optimizer_settings if learner is not None else {
+        "matrix_lr": config.matrix_lr * lr_frac, "embedding_lr": config.embedding_lr * lr_frac,
+        "scalar_lr": config.scalar_lr * lr_frac, "adapter_lr": getattr(config, "lora_lr", 0.0) * lr_frac}
+    optimizer = build_optimizer(model, weight_decay=config.weight_decay, **rates)
     if state is not None:
         optimizer.load_state(state["optimizer_tensors"], state["optimizer_record"], where=state["path"])
     return optimizer

@@ -66,7 +66,7 @@ def make_refrag_place(folder: Path) -> None:
 FAST = ("--source rag --source_tag loose --device cpu --cloze_per_document 0 --num_steps 2 --device_batch_size 4"
         " --max_seq_len 400 --warmup_steps 0 --log_every 1 --rl_steps 2 --questions_per_step 4 --group_size 3"
         " --gate off --max_hops 2 --top_k_per_hop 2 --max_query_tokens 5 --max_answer_tokens 8 --dev_questions 8"
-        " --rl_eval_every 2 --gold_steps 1 --retriever_type bm25 --data_workers 0 --rl_lr_frac 0.1")
+        " --rl_eval_every 2 --gold_steps 1 --retriever_type bm25 --data_workers 0 --rl_lr 3e-4")
 
 
 def ask(folder: Path, tag: str, *flags: object) -> str:

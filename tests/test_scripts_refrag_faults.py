@@ -126,11 +126,11 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_the_last_checkpoint(folder
     tag = f"full-{name}"
     with monkeypatch.context() as patch:
         full_after(patch, *FULL[name])
-        error = told(folder, capsys, tag, *AGAIN, "--rl_steps", "3", "--rl_lr_frac", "0")
+        error = told(folder, capsys, tag, *AGAIN, "--rl_steps", "3", "--rl_lr", "0")
     assert error.startswith("Error: Cannot write ") and "File too large" in error and "free space" in error
     assert steps_of(tag) == ["step_000001"] and is_usable(tag), "and nothing half written"
     # with room again the run goes on, and no log holds a torn line
-    ask(folder, tag, *AGAIN, "--rl_steps", "3", "--rl_lr_frac", "0", "--resume", "true")
+    ask(folder, tag, *AGAIN, "--rl_steps", "3", "--rl_lr", "0", "--resume", "true")
     assert [record["step"] for record in log_of(tag) if "reward_mean" in record] == [1, 2, 3]
     assert {json.loads(line)["step"] for line in log_path(tag).read_text().splitlines()} == {1, 2, 3}
 

@@ -34,7 +34,7 @@ def again(folder, tag, *flags):
 def test_rolling_back_brings_back_the_best_weights_and_half_the_rate(folder, monkeypatch):
     back = monitors.Signal(lambda history: "a test says so" if history.updates else "", (monitors.ROLL_BACK,))
     monkeypatch.setattr(monitors, "SIGNALS", {"back": back})
-    printed = again(folder, "back", "--rl_steps", "1", "--rl_lr_frac", "5", "--rl_eval_every", "1")
+    printed = again(folder, "back", "--rl_steps", "1", "--rl_lr", "0.03", "--rl_eval_every", "1")
     assert "Alarm at step 1, back: a test says so; back to the best checkpoint, with half the rate" in printed
     # the only better checkpoint was the model that it began with
     assert hash_of("back") == hash_of("begin")
@@ -43,7 +43,7 @@ def test_rolling_back_brings_back_the_best_weights_and_half_the_rate(folder, mon
 
 def test_without_a_best_checkpoint_the_weights_stay_and_that_is_said(folder, capsys):
     learner = refrag_rewards.RewardLearner(SimpleNamespace(
-        loss=None, model=make_model(), forget_episodes=lambda: None), 1)
+        loss=None, model=make_model(), forget_episodes=lambda: None), 1, 1e-3)
     before = learner.policy.model.embed.weight.clone()
     learner.roll_back("nobody")
     assert "There is no best checkpoint refrag/nobody.best to go back to" in capsys.readouterr().out
@@ -51,13 +51,13 @@ def test_without_a_best_checkpoint_the_weights_stay_and_that_is_said(folder, cap
 
 
 def test_what_rolled_back_while_resuming_begins_with_an_optimizer_that_knows_nothing(folder, plain_optimizer):
-    again(folder, "kept", "--rl_steps", "1", "--rl_eval_every", "1", "--rl_lr_frac", "5")
+    again(folder, "kept", "--rl_steps", "1", "--rl_eval_every", "1", "--rl_lr", "0.03")
     tag = "kept"
     (base_dir() / "checkpoints" / "refrag" / tag).rename(base_dir() / "checkpoints" / "refrag" / f"{tag}.best")
     model = make_model(3, Tokenizer.load(base_dir() / "checkpoints" / "rag" / "loose" / "step_000001"))
     policy = SimpleNamespace(loss=None, model=model, control=SimpleNamespace(rate=1.0, paused=""),
                              forget_episodes=lambda: None)
-    learner = refrag_rewards.RewardLearner(policy, 1)
+    learner = refrag_rewards.RewardLearner(policy, 1, 1e-3)
     learner.roll_back(tag)
     optimizer = plain_optimizer(model)
     assert optimizer.state_tensors()
@@ -88,7 +88,7 @@ def test_a_halved_rate_is_the_rate_of_the_next_step(folder, monkeypatch):
 def test_adapters_learn_from_rewards_and_the_rest_stays(folder, monkeypatch):
     back = monitors.Signal(lambda history: "so" if len(history.updates) == 2 else "", (monitors.ROLL_BACK,))
     monkeypatch.setattr(monitors, "SIGNALS", {"back": back})
-    again(folder, "adapted", "--lora_rank", "2", "--rl_steps", "3", "--rl_lr_frac", "1", "--rl_eval_every", "3")
+    again(folder, "adapted", "--lora_rank", "2", "--rl_steps", "3", "--rl_lr", "3e-3", "--rl_eval_every", "3")
     kept = base_dir() / "checkpoints" / "refrag"
     tags = [tag for tag in ("adapted", "adapted.1") if (kept / tag).is_dir()]
     paths = [kept / tag / step for tag in tags for step in steps_of(tag)]

@@ -156,11 +156,14 @@ def build_optimizer(
     scalar_lr: float = 3e-3,
     adapter_lr: float = 3e-3,
     weight_decay: float = 0.0,
+    matrix_optimizer: str = "muon",
 ) -> CombinedOptimizer:
     """Muon for the 2-D weights of linear layers, AdamW for the rest; weight decay on matrices and kernels only.
 
-    All rates are on AdamW's scale. Kernels learn at scalar_lr, the factors of LoRA at adapter_lr.
+    All rates are on AdamW's scale. Kernels learn at scalar_lr, the factors of LoRA at adapter_lr. matrix_optimizer
+    "adamw" leaves Muon out: it makes all directions of a gradient equally long, those of noise too.
     """
+    assert matrix_optimizer in ("muon", "adamw"), f"matrices learn by muon or adamw, not {matrix_optimizer}"
     groups = parameter_groups(model)
 
     def group(name: str, lr: float, decay: float) -> list[dict[str, Any]]:
@@ -168,13 +171,15 @@ def build_optimizer(
         return [{"params": parameters, "lr": lr, "weight_decay": decay, "name": name}] if parameters else []
 
     matrices = group("matrix", matrix_lr, weight_decay)
+    is_muon = matrix_optimizer == "muon"
     others = [
+        *([] if is_muon else matrices),
         *group("embedding", embedding_lr, 0.0),
         *group("kernel", scalar_lr, weight_decay),
         *group("scalar", scalar_lr, 0.0),
         *group("adapter", adapter_lr, 0.0),
     ]
-    optimizers: list[torch.optim.Optimizer] = [Muon(matrices)] if matrices else []
+    optimizers: list[torch.optim.Optimizer] = [Muon(matrices)] if matrices and is_muon else []
     if others:
         # fused: one pass over memory, seven times faster than the default on a CPU
         fused = all(parameter.device.type in ("cpu", "cuda") for entry in others for parameter in entry["params"])
