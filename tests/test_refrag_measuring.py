@@ -48,7 +48,7 @@ def test_what_is_counted(monkeypatch):
     ])
     wanted = {"accuracy": 3 / 7, "em": 2 / 5, "em_2": 2 / 5, "em_with_evidence": 2 / 3, "precision": 2 / 5,
               "evidence": 4 / 5, "all_evidence": 3 / 5, "abstain_precision": 1 / 2, "abstain_recall": 1 / 2,
-              "abstain_f1": 1 / 2, "valid": 6 / 7, "searches": 10 / 7, "searches_over": -2 / 7}
+              "abstain_f1": 1 / 2, "complete": 1.0, "valid": 6 / 7, "searches": 10 / 7, "searches_over": -2 / 7}
     assert {name: found[f"dev_{name}"] for name in wanted} == pytest.approx(wanted)
     assert math.isnan(found["dev_em_1"]), "no question of one hop"
 

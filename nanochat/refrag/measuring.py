@@ -19,14 +19,14 @@ from nanochat.refrag.sources import Question
 MOST_HOPS = 4  # questions of more hops are counted with these
 MEASURES = (
     "accuracy", *(f"em_{hops}" for hops in range(1, MOST_HOPS + 1)), "em", "em_with_evidence", "precision",
-    "evidence", "all_evidence", "abstains", "guesses", "abstain_precision", "abstain_recall", "valid", "searches",
-    "searches_over", "reward",
+    "evidence", "all_evidence", "abstains", "guesses", "abstain_precision", "abstain_recall", "complete", "valid",
+    "searches", "searches_over", "reward",
 )
 GATE_GROUP = 8  # episodes per question behind the gate
 
 # what a policy must be before rewards can teach it: (name, least value, most value, in words)
 GATE: tuple[tuple[str, float, float, str], ...] = (
-    ("valid", 0.98, 1.0, "valid episodes"),
+    ("complete", 0.98, 1.0, "complete episodes"),
     ("em_with_evidence", 0.8, 1.0, "right answers where all evidence was shown"),
     ("even_share", 0.0, 0.7, "questions whose episodes all earn the same"),
     ("gain", 0.05, 1.0, "questions right in one of eight episodes, beyond those right in a single one"),
@@ -49,8 +49,8 @@ def measure(
 
     accuracy counts right answers and due abstentions; em_n exact matches of answerable questions of n hops;
     em_with_evidence of those whose evidence was all shown; abstains is of answerable questions, guesses of the others;
-    precision of the answers that were given; abstain_f1 is of
-    abstentions against questions without an answer; searches_over is searches less hops.
+    precision of the answers that were given; complete episodes came to their end, valid ones repeated no search
+    besides; abstain_f1 is of abstentions against questions without an answer; searches_over is searches less hops.
     """
     tally = Tally()
     for group in _groups(engine, sets, hops, rewards, group_size=1, temperature=0.0, max_tokens=max_tokens):
@@ -106,6 +106,7 @@ def _tally(group: Group, tally: Tally) -> None:
     trace, reference = group.traces[0], group.reference
     right = float(is_right(trace, reference))
     tally.add("accuracy", right)
+    tally.add("complete", float(trace.is_valid))
     tally.add("valid", float(trace.is_clean))
     tally.add("searches", trace.num_searches)
     tally.add("searches_over", trace.num_searches - reference.num_hops)
