@@ -116,7 +116,7 @@ def test_what_was_answered_before_a_failure_is_kept(tmp_path):
 
 @pytest.mark.parametrize(("reply", "words"), [
     ((401, {}, ""), "does not accept the key"), ((404, {}, ""), "--teacher_url"), ((400, {}, ""), "log"),
-    ((302, {"Location": "http://127.0.0.1:1/"}, ""), "log"),
+    ((302, {"Location": "http://127.0.0.1:1/"}, ""), "final address"),
 ])  # fmt: skip
 def test_a_refusal_is_said_at_once(tmp_path, reply, words):
     with server([reply]) as (url, seen):
@@ -134,12 +134,34 @@ def test_nobody_there(tmp_path):
 
 @pytest.mark.parametrize(("url", "model", "words"), [
     ("ftp://host", "m", "--teacher_url is"), ("nonsense", "m", "--teacher_url is"),
-    ("http://localhost", "", "--teacher_model"),
+    ("http://localhost", "", "--teacher_model"), ("http://[::1", "m", "--teacher_url is"),
+    ("http://localhost:abc/v1", "m", "--teacher_url is"), ("http://local host/v1", "m", "--teacher_url is"),
     ("https://api.example.org/v1", "m", "No key for the teacher at api.example.org"),
 ])  # fmt: skip
 def test_settings_that_cannot_work(tmp_path, url, model, words):
     with pytest.raises(ConfigError, match=words):
         Teacher(url, model, cache=tmp_path / "kept.jsonl", environment={})
+
+
+@pytest.mark.parametrize("key", ["a\nb", "schl\u00fcssel"])
+def test_a_key_that_no_server_can_be_sent_is_said_and_not_shown(tmp_path, key):
+    with pytest.raises(ConfigError, match="characters that no key has") as caught:
+        Teacher("http://localhost/v1", "m", cache=tmp_path / "kept.jsonl", environment={"NANOCHAT_TEACHER_KEY": key})
+    assert key not in str(caught.value)
+
+
+def test_a_teacher_that_talks_nonsense_is_said_and_asked_again(tmp_path):
+    nonsense = 200, {}, json.dumps({"choices": [{"message": {"content": "I would rather not."}}]})
+    with server([nonsense]) as (url, seen):
+        for _ in range(2):
+            with pytest.raises(TeacherError, match="none of its replies is a list of questions"):
+                list(make_teacher(url, tmp_path).questions(DOCUMENTS, 4))
+        assert len(seen) == 2 * len(DOCUMENTS)
+    lines = []
+    with server([nonsense, GOOD, GOOD]) as (url, _):
+        found = list(make_teacher(url, tmp_path).questions(DOCUMENTS, 4, lines.append))
+    assert sum(not pairs for _, pairs in found) == 1 and lines == [
+        f"teacher: {len(DOCUMENTS)} of {len(DOCUMENTS)} documents, 1 replies are no list of questions"]
 
 
 def test_a_server_on_this_machine_needs_no_key_and_the_own_name_of_the_key_counts_first(tmp_path):

@@ -34,6 +34,18 @@ def ids(records):
     return [record["id"] for record in records]
 
 
+def test_questions_about_passages_of_one_document_fall_on_one_side(tmp_path):
+    passages = [Document(id=f"d{i}#{n}", title="", content="Ume.", metadata={"parent": f"d{i}"})
+                for i in range(20) for n in range(3)]
+    write_jsonl(tmp_path / "q.jsonl", [{**question(i), "id": f"q{i}-{n}", "supporting_ids": [f"d{i}#{n}"]}
+                                       for i in range(20) for n in range(3)])
+    found = tuning_data(tmp_path / "kb", passages, str(tmp_path / "q.jsonl"), cloze_per_document=0,
+                        validation_share=0.3, seed=0)
+    sides = [{name.partition("#")[0] for record in side for name in record["supporting_ids"]}
+             for side in (found.questions, found.validation_questions)]
+    assert all(sides) and not sides[0] & sides[1]
+
+
 def test_a_file_is_questions_or_episodes_by_its_first_line(tmp_path):
     write_jsonl(tmp_path / "q.jsonl", map(question, range(30)))
     write_jsonl(tmp_path / "e.jsonl", map(episode, range(30)))

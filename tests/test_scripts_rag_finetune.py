@@ -47,13 +47,13 @@ CHATS = ["--base_tasks", "Jsonl:{folder}/chats.jsonl", "--chat_share", "0.5"]
 FLAGS = {
     "top_k": (["--top_k", "1"], 3), "retriever_type": (["--retriever_type", "bm25"], 3),
     "device_batch_size": (["--device_batch_size", "40"], 1), "grad_accum_steps": (["--grad_accum_steps", "3"], 1),
-    "num_epochs": (["--num_epochs", "2"], 6), "num_steps": (["--num_steps", "2"], 2),
+    "num_epochs": (["--num_epochs", "2"], 5), "num_steps": (["--num_steps", "2"], 2),
     "max_seq_len": (["--max_seq_len", "120"], 3), "max_doc_length": (["--max_doc_length", "30"], 3),
-    "init_lr_frac": (["--init_lr_frac", "0.1"], 3), "base_tasks": (CHATS, 6),
-    "chat_share": ([*CHATS, "--chat_share", "0.25"], 4), "task_samples": ([*CHATS, "--task_samples", "3"], 6),
-    "weights": ([CHATS[0], CHATS[1] + ":3,Worlds", *CHATS[2:], "--task_samples", "50"], 6),
+    "init_lr_frac": (["--init_lr_frac", "0.1"], 3), "base_tasks": (CHATS, 5),
+    "chat_share": ([*CHATS, "--chat_share", "0.25"], 4), "task_samples": ([*CHATS, "--task_samples", "3"], 5),
+    "weights": ([CHATS[0], CHATS[1] + ":3,Worlds", *CHATS[2:], "--task_samples", "50"], 5),
     "source": (["--source", "base"], 3),
-    "world_share": (["--world_share", "0.5"], 6), "cloze_per_document": (["--cloze_per_document", "2"], None),
+    "world_share": (["--world_share", "0.5"], 5), "cloze_per_document": (["--cloze_per_document", "2"], None),
     "validation_share": (["--validation_share", "0"], 3), "seed": (["--seed", "1"], 3),
     "context_weight": (["--context_weight", "0"], 3), "lora_rank": (["--lora_rank", "2"], 3),
     "questions": (["--questions", "{folder}/few.jsonl"], 1), "matrix_lr": (["--matrix_lr", "0.001"], 3),
@@ -252,7 +252,7 @@ def test_the_card_is_made_of_the_best_checkpoint_with_the_questions_kept_back(fo
     ((of, settings),) = made
     assert (of["source"], of["tag"], of["step"]) == ("rag", "carded", 1) and settings["suite"] == "quick"
     assert settings["knowledge_base"].knowledge_base.fingerprint == meta["knowledge_base"]
-    assert settings["top_k"] == 4 and len(settings["questions"]) == 2 and settings["questions"][0].supporting_ids
+    assert settings["top_k"] == 4 and len(settings["questions"]) == 4 and settings["questions"][0].supporting_ids
     assert "verdict: fine" in printed and "wrote card.html" in printed
     KnowledgeBase.build([Document(id="q", title="Quern", content="Quern weighs 12.")], folder / "querns", "simple")
     write_jsonl(folder / "querns.jsonl", [{"id": "o", "question": "What does Quern weigh?", "answers": ["12"],

@@ -52,6 +52,12 @@ def test_long_words_and_texts_pass_the_cache_unharmed(letter, length):
     assert TOKENIZER.encode(text) == TOKENIZER._encode_plain(text)
 
 
+@pytest.mark.parametrize("length", [100, 5_000, 100_000, 800_000])
+def test_a_text_seen_lately_is_not_encoded_again(length):
+    text = "A document of so many characters. " * (length // 34)
+    assert TOKENIZER.encode_cached(text) is TOKENIZER.encode_cached("".join(list(text)))
+
+
 def test_reserved_ids_come_first_and_are_dropped_from_text():
     assert [TOKENIZER.special(name) for name in RESERVED_NAMES] == list(range(NUM_RESERVED))
     assert [TOKENIZER.doc_index(TOKENIZER.doc(i)) for i in range(NUM_DOC_SLOTS)] == list(range(NUM_DOC_SLOTS))

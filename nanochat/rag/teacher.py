@@ -57,12 +57,15 @@ class Teacher:
         self, url: str, model: str, *, cache: Path, timeout_s: float = 60.0,
         wait: Callable[[float], object] | None = None, environment: Mapping[str, str] = os.environ,
     ) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        parts = _parts_of(url)
+        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"--teacher_url is {url!r}", hint="an address such as http://localhost:8000/v1")
         if not model:
             raise ConfigError("--teacher_model is missing", hint="name the model that the server has")
         self._key = next((environment[name] for name in KEYS if environment.get(name)), "")
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise ConfigError("The key of the teacher has characters that no key has, such as a line break",
+                              hint=f"set it anew: export {KEYS[0]}=...")
         if not self._key and parts.hostname not in _LOCAL:
             raise ConfigError(f"No key for the teacher at {parts.hostname}: neither {KEYS[0]} nor {KEYS[1]} is set",
                               hint=f"set it: export {KEYS[0]}=..., or leave out --teacher_url for rules alone")
@@ -94,8 +97,12 @@ class Teacher:
             for number, (document, future) in enumerate(zip(documents, futures, strict=True), start=1):
                 pairs = parse_reply(future.result())
                 self.counts["malformed"] += pairs is None
-                if number % 50 == 0:
-                    progress(f"teacher: {number:,} of {len(documents):,} documents")
+                if number % 50 == 0 or number == len(documents):
+                    bad = f", {self.counts['malformed']:,} replies are no list of questions"
+                    progress(f"teacher: {number:,} of {len(documents):,} documents"
+                             f"{bad if self.counts['malformed'] else ''}")
+                if number == len(documents) == self.counts["malformed"]:
+                    raise self._failed("none of its replies is a list of questions", "choose another --teacher_model")
                 yield document, (pairs or [])[:count]
         finally:
             self._stopped.set()
@@ -111,6 +118,9 @@ class Teacher:
         reply = self._ask(prompt)
         with self._lock:
             self.counts["asked"] += 1
+            if parse_reply(reply) is None:
+                # another time it may do better
+                return reply
             self._known[key] = reply
             self._cache.parent.mkdir(parents=True, exist_ok=True)
             with self._cache.open("a", encoding="utf-8") as file:
@@ -155,7 +165,16 @@ _HINTS = {
     401: f"the server does not accept the key: set {KEYS[0]} anew",
     403: f"the key may not do this: set another {KEYS[0]}",
     404: "check --teacher_url (it often ends in /v1) and --teacher_model",
-}
+} | dict.fromkeys((301, 302, 303, 307, 308), "it sends elsewhere: give the final address as --teacher_url")
+
+
+def _parts_of(url: str) -> urllib.parse.SplitResult | None:
+    """The parts of an address; None where it is none."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return None if parts.port == 0 or any(map(str.isspace, url)) else parts
+    except ValueError:
+        return None
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -210,7 +229,8 @@ def _read_cache(path: Path) -> dict[str, str]:
     for line in lines:
         try:
             record = json.loads(line)
-            known[record["key"]] = str(record["reply"])
+            if parse_reply(str(record["reply"])) is not None:
+                known[record["key"]] = str(record["reply"])
         except (ValueError, KeyError, TypeError):
             continue
     return known

@@ -9,7 +9,6 @@ from nanochat.errors import ConversationError
 from nanochat.rag.apart import families, split_records, unseen_ids
 from nanochat.rag.question_file import QuestionError
 from nanochat.rag.questions import BESIDE, questions_for, read_questions
-from nanochat.rag.synthesis import split_by_document
 from nanochat.retrieval import Document
 from tasks.jsonl import parse_conversation, parse_record, read_lines
 
@@ -164,9 +163,6 @@ def _test_ids(folder: Path) -> frozenset[str]:
 
 def _split(train: _Found, share: float, family_of: Mapping[str, str]) -> tuple[_Found, _Found]:
     """Training and validation data, those about the same documents on the same side."""
-    if not train.episodes:
-        mine, kept = split_by_document(train.questions, test_share=share)
-        return _Found(questions=list(mine), origin=train.origin), _Found(questions=list(kept))
     mine, kept, note = split_records([*train.questions, *train.episodes], share, family_of)
     sides = [_Found(questions=[record for record in side if "messages" not in record],
                     episodes=[record for record in side if "messages" in record]) for side in (mine, kept)]

@@ -26,8 +26,8 @@ TRAIN_ONE = "train one: python -m scripts.tok_train --input my_documents.jsonl"
 _PLACE_OF = {name: i for i, name in enumerate(RESERVED_NAMES)}
 _FIRST_DOC = _PLACE_OF["doc_0"]
 
-# the caches hold at most this many entries, none longer than this many characters
-_CACHE_TEXTS, _CACHE_TEXT_CHARS = 16384, 4096
+# the caches hold at most this many entries, none longer than this many characters; each takes 150 MB at the most
+_CACHE_TEXTS = ((16384, 4096), (1024, 65536), (32, 2**20))
 _CACHE_WORDS, _CACHE_WORD_CHARS = 65536, 32
 
 
@@ -58,7 +58,8 @@ class Tokenizer:
         self._tokens = reserved_tokens(prefix)
         # one int object per id, so that cached texts cost 8 bytes a token
         self._ints = list(range(self.vocab_size))
-        self._cached_text = functools.lru_cache(maxsize=_CACHE_TEXTS)(self._encode_tuple)
+        self._cached_texts = [(most_chars, functools.lru_cache(maxsize=most)(self._encode_tuple))
+                              for most, most_chars in _CACHE_TEXTS]
         self._cached_word = functools.lru_cache(maxsize=_CACHE_WORDS)(self._encode_plain)
 
     @classmethod
@@ -119,7 +120,10 @@ class Tokenizer:
 
     def encode_cached(self, text: str) -> tuple[int, ...]:
         """`encode` as a tuple, remembered for texts seen lately."""
-        return self._cached_text(text) if len(text) <= _CACHE_TEXT_CHARS else self._encode_tuple(text)
+        for most_chars, encode in self._cached_texts:
+            if len(text) <= most_chars:
+                return encode(text)
+        return self._encode_tuple(text)
 
     def _encode_plain(self, text: str) -> list[int]:
         return self._backend.encode(text, add_special_tokens=False).ids
