@@ -12,7 +12,7 @@ from nanochat.conversation import check_conversation
 from nanochat.errors import UserError
 from nanochat.rag import filters
 from nanochat.rag.composing import composed, described
-from nanochat.rag.data_page import render_page, statistics_of
+from nanochat.rag.data_page import position_share, render_page, statistics_of
 from nanochat.rag.episodes import EpisodeConfig
 from nanochat.rag.grouping import NEAR_SHARE, groups_of, near_duplicates, signature, split_of
 from nanochat.rag.library import folded, normal
@@ -282,3 +282,14 @@ def test_the_page_is_whole_and_escapes_what_it_shows(data):
     page = render_page(statistics, data)
     assert page.count("<article>") == 10 and "<script>" not in page and "http" not in page.split("</style>")[0]
     assert all(f">{kind}<" in page for kind in statistics["episodes_by_kind"])
+
+
+def test_places_drawn_evenly_are_even_by_fifths():
+    def shown(count, *cited):
+        return {"messages": [{"documents": [{}] * count}, {}, {"citations": list(cited)}]}
+
+    even = [shown(count, slot) for count in range(1, 9) for slot in range(count)]
+    assert position_share(even) == dict.fromkeys("12345", 0.2)
+    assert position_share([shown(5, 4), shown(8, 0)]) == {"1": 0.5, "2": 0.0, "3": 0.0, "4": 0.0, "5": 0.5}
+    assert position_share([shown(8, 7, 0)]) == {"1": 0.5, "2": 0.0, "3": 0.0, "4": 0.0, "5": 0.5}
+    assert position_share([shown(4, 0)]) == dict.fromkeys("12345", 0.0)

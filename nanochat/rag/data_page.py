@@ -12,6 +12,7 @@ from nanochat.rag.library import Record
 from nanochat.rag.training_data import TrainingData, iter_episodes
 
 NUM_SAMPLES = 10
+FIFTHS = 5  # that places of cited documents are counted in
 SNIPPET = 280  # characters of a document on the page
 MEANINGS = {
     "answer": "the evidence is shown, among distractors",
@@ -65,17 +66,26 @@ def statistics_of(data: TrainingData, **more: Any) -> dict[str, Any]:
         "present_share": round(len(present) / len(episodes), 4) if episodes else 0.0,
         "documents_shown": _numbers(len(episode["messages"][0]["documents"]) for episode in episodes),
         "evidence_position": _numbers(min(episode["messages"][-1]["citations"]) + 1 for episode in present),
-        "evidence_position_share": _numbers(map(_fifth, present)),
+        "evidence_position_share": position_share(present),
         "distractors": _counts(data.distractors.elements()),
         "document_words": _quantiles(lengths),
         "answer_words": _quantiles(answers),
     }
 
 
-def _fifth(episode: Record) -> int:
-    """In which fifth of the documents shown the first cited one stands, 1 ... 5; 0 where fewer than five are shown."""
-    count = len(episode["messages"][0]["documents"])
-    return 0 if count < 5 else 1 + min(episode["messages"][-1]["citations"]) * 5 // count
+def position_share(episodes: Iterable[Record]) -> dict[str, float]:
+    """Share of the cited documents in each fifth of those shown, "1" ... "5"; only of five documents and more.
+
+    Each document takes as much of the fifths as it takes of all, so that places drawn evenly give .2 each.
+    """
+    parts = [0.0] * FIFTHS
+    for episode in episodes:
+        count = len(episode["messages"][0]["documents"])
+        for slot in episode["messages"][-1]["citations"] if count >= FIFTHS else ():
+            first, past = slot * FIFTHS / count, (slot + 1) * FIFTHS / count
+            for fifth in range(FIFTHS):
+                parts[fifth] += max(0.0, min(past, fifth + 1) - max(first, fifth)) / (past - first)
+    return {str(number): round(part / (sum(parts) or 1.0), 4) for number, part in enumerate(parts, start=1)}
 
 
 def _counts(names: Iterable[str]) -> dict[str, int]:
@@ -101,7 +111,6 @@ def render_page(statistics: Mapping[str, Any], data: TrainingData) -> str:
         f"<td class=n>{statistics['episodes'][name]:,}</td></tr>" for name, count in statistics["questions"].items())
     samples = "\n".join(map(_sample, choose_samples(list(iter_episodes(data)))))
     made, kept = sum(statistics["made_by_kind"].values()), statistics["made_by_kind"].keys()
-    fifths = {place: count for place, count in statistics["evidence_position_share"].items() if place != "0"}
     left = {kind: statistics["questions_by_kind"].get(kind, 0) for kind in kept}
     return f"""<!doctype html>
 <html lang="en">
@@ -127,7 +136,8 @@ documents, seed {escape(str(statistics.get("seed", 0)))}. In
 <h2>Documents shown</h2>{_bars(statistics["documents_shown"], {})}
 <h2>Place of the first cited document</h2>{_bars(statistics["evidence_position"], {})}
 <p class="soft">Low numbers come more often because they are there whatever the number of documents. Among five
-documents and more, by fifths: {escape(json.dumps(fifths))}.</p>
+documents and more, share of the cited ones by fifths: {escape(json.dumps(statistics["evidence_position_share"]))}; .2
+each is even.</p>
 <h2>Distractors</h2>{_bars(statistics["distractors"], {})}
 <h2>Lengths in words</h2>
 <p>Documents: {escape(json.dumps(statistics["document_words"]))}</p>
