@@ -33,7 +33,7 @@ from nanochat.refrag.rewards import REWARDS, RewardSettings
 from nanochat.refrag.sources import DrawSettings, PoolSource, WorldSource
 from nanochat.refrag.trace import Reference, Trace
 from nanochat.training import build_optimizer, fit
-from scripts.refrag_rewards import rates
+from scripts.refrag_learner import rates
 from tasks.world_chains import CHAIN_WORLD, ChainConfig
 
 

@@ -1,4 +1,4 @@
-"""The part of refrag_finetune that learns from rewards: its questions, its gate, its checkpoints, what alarms do."""
+"""The part of refrag_finetune that learns from rewards: its questions, its gate, its checkpoints."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -26,75 +26,18 @@ from nanochat.refrag.rewards import RewardSettings
 from nanochat.refrag.sources import DrawSettings, MixedSource, PoolSource, WorldSource
 from nanochat.refrag.trace_config import TraceConfig
 from nanochat.refrag.traces import TracePool
-from nanochat.training.distributed import barrier
 from nanochat.training.precision import autocast, pick_dtype
-from scripts.early_stop import BEST, EarlyStop
+from scripts.early_stop import EarlyStop
 from scripts.refrag_data import changed, make_trace_pool, world_retriever
+from scripts.refrag_learner import RewardLearner
 from scripts.training_run import find_start, row_length, set_aside, train
 from tasks.world_chains import CHAIN_WORLD, ChainConfig
 
 DEV_SEED = HELD_OUT_SEED + 10**8  # worlds of the development set, and of the gate behind it
-STEPS_PER_LINE = 10  # what --log_every is divided by
 DEV_WORLDS = 4
 PRACTICE_ABSENT = 0.34  # of the questions of a step: without an answer, as among traces
 FOREVER = 10**9  # evaluations without a better one after which nothing ends
 GAP_LIMITS = {torch.float32: 0.01, torch.bfloat16: 0.1}  # nats that sampling and training may differ by
-
-
-class RewardLearner:
-    """How `training_run.train` learns from rewards; alarms change its rate, and end it."""
-
-    def __init__(self, policy: PolicyTraining, num_batches: int, lr: float) -> None:
-        self.policy, self.num_batches = policy, num_batches
-        self.optimizer_settings = rates(lr)
-        self.loss = policy.loss
-        self.optimizer: Any = None  # known once training begins
-        self._forgets = False  # rolled back before
-
-    @property
-    def paused(self) -> str:
-        return self.policy.control.paused
-
-    def roll_back(self, tag: str) -> None:
-        """Put the weights of the run's best checkpoint into the model; the optimizer forgets."""
-        _load_best(tag, self.policy.model)
-        self.policy.forget_episodes()
-        self._forgets = self.optimizer is None
-        if self.optimizer is not None:
-            forget(self.optimizer)
-
-    def settings(
-        self, optimizer: Any, log: Callable[[dict[str, Any]], None], settings: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Settings of `fit`: every step is looked at, and some go into the log: a step with rewards takes ten times as
-        long as others, so ten times as many as `log_every` asks for.
-        """
-        self.optimizer = optimizer
-        if self._forgets:
-            forget(optimizer)
-        control, every = self.policy.control, -(-settings["log_every"] // STEPS_PER_LINE)
-
-        def look(record: dict[str, Any]) -> None:
-            is_step = "loss" in record
-            numbers = self.policy.after_update(record["step"], record) if is_step else {}
-            if not is_step or (every and record["step"] % every == 0) or control.paused:
-                log({**record, **numbers})
-
-        return {
-            "log": look, "log_every": 1, "grad_accum_steps": self.num_batches,
-            "schedule": lambda step: settings["schedule"](step) * control.rate,
-            # the loss of a policy is no measure of anything: its monitors are
-            "loss_sigmas": 0.0,
-            "is_interrupted": lambda: bool(control.paused) or settings["is_interrupted"](),
-        }
-
-
-def rates(lr: float) -> dict[str, Any]:
-    """Settings of an optimizer that learns from rewards: gradients of episodes are mostly noise, which Muon would make
-    as long as what is not.
-    """
-    names = ("matrix_lr", "embedding_lr", "scalar_lr", "adapter_lr")
-    return {**dict.fromkeys(names, lr), "matrix_optimizer": "adamw"}
 
 
 def policy_settings(config: Any) -> PolicySettings:
@@ -257,25 +200,6 @@ def _was_refused(tag: str) -> bool:
         return "missed" in read_meta(find_checkpoint("refrag", tag))
     except CheckpointNotFound:
         return False
-
-
-def _load_best(tag: str, model: Any) -> None:
-    barrier()
-    try:
-        best, _, _ = load_model("refrag", model.device, "train", tag + BEST)
-    except CheckpointNotFound:
-        # somebody deleted it
-        print0(f"There is no best checkpoint refrag/{tag}{BEST} to go back to: the weights stay as they are")
-        return
-    with torch.no_grad():
-        for mine, theirs in zip(model.parameters(), best.parameters(), strict=True):
-            mine.copy_(theirs)
-
-
-def forget(optimizer: Any) -> None:
-    """The optimizer begins anew, without what it knows of earlier gradients."""
-    for part in optimizer.optimizers:
-        part.state.clear()
 
 
 def _say(config: Any, settings: PolicySettings) -> None:

@@ -13,7 +13,7 @@ from nanochat.refrag import monitors
 from nanochat.refrag.episode_log import log_path
 from nanochat.tokenizer import Tokenizer
 from nanochat.training import build_optimizer
-from scripts import refrag_rewards
+from scripts import refrag_learner, refrag_rewards
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_rolling_back_brings_back_the_best_weights_and_half_the_rate(folder, mon
 
 
 def test_without_a_best_checkpoint_the_weights_stay_and_that_is_said(folder, capsys):
-    learner = refrag_rewards.RewardLearner(SimpleNamespace(
+    learner = refrag_learner.RewardLearner(SimpleNamespace(
         loss=None, model=make_model(), forget_episodes=lambda: None), 1, 1e-3)
     before = learner.policy.model.embed.weight.clone()
     learner.roll_back("nobody")
@@ -57,7 +57,7 @@ def test_what_rolled_back_while_resuming_begins_with_an_optimizer_that_knows_not
     model = make_model(3, Tokenizer.load(base_dir() / "checkpoints" / "rag" / "loose" / "step_000001"))
     policy = SimpleNamespace(loss=None, model=model, control=SimpleNamespace(rate=1.0, paused=""),
                              forget_episodes=lambda: None)
-    learner = refrag_rewards.RewardLearner(policy, 1, 1e-3)
+    learner = refrag_learner.RewardLearner(policy, 1, 1e-3)
     learner.roll_back(tag)
     optimizer = plain_optimizer(model)
     assert optimizer.state_tensors()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nanochat.errors import ConversationError
+from nanochat.errors import ConfigError, ConversationError
 from nanochat.rag.apart import families, split_records, unseen_ids
 from nanochat.rag.question_file import QuestionError
 from nanochat.rag.questions import BESIDE, questions_for, read_questions
@@ -163,6 +163,9 @@ def _test_ids(folder: Path) -> frozenset[str]:
 
 def _split(train: _Found, share: float, family_of: Mapping[str, str]) -> tuple[_Found, _Found]:
     """Training and validation data, those about the same documents on the same side."""
+    if share >= 1:
+        raise ConfigError(f"There is nothing to train on: --validation_share {share} keeps all documents for "
+                          "validation", hint="--validation_share 0.1")
     mine, kept, note = split_records([*train.questions, *train.episodes], share, family_of)
     sides = [_Found(questions=[record for record in side if "messages" not in record],
                     episodes=[record for record in side if "messages" in record]) for side in (mine, kept)]
