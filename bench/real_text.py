@@ -33,7 +33,7 @@ class RealTextConfig:
     data: str = "../shared/data"      # folder with squad, fairytaleqa and medquad
     output: str = "data/real_text"    # working folder
     vocab_size: int = 6144            # ids of the tokenizer
-    mid_steps: int = 900              # most steps of recalling and first reading
+    mid_steps: int = 1600             # most steps of recalling and first reading
     rag_steps: int = 1400             # steps of RAG fine-tuning, and of the sham
     max_questions: int = 500          # of each test set
     only: str = ""                    # "train" or "test"; empty: both

@@ -54,7 +54,8 @@ def test_a_perfect_reader_is_right_in_every_cell_that_can_be_answered():
     fails_by_design = {"closed_book", "no_question", "cited_removed"}
     wrong = [
         (material, cell, one.prompt.question, one.text) for material, cells in result.columns[result.name].items()
-        for cell, judged in cells.items() if cell not in fails_by_design
+        # it reads one document at a time, and does not know what else a question describes
+        if material != "chains" for cell, judged in cells.items() if cell not in fails_by_design
         for one in judged if not one.is_right and one.evidence_shown is not False
     ]
     assert wrong == []
@@ -66,8 +67,8 @@ def test_every_condition_of_the_table_has_cells():
                 "position": "position_", "length": "length_", "retriever": "retriever_", "alone": "cited_"}
     for condition in CONDITIONS:
         found = [name for name in cells if name.startswith(prefixes.get(condition, condition))]
-        assert found or condition == "swap", condition
-    assert set(run(Reader).columns["this model"]) == {"fresh", "unseen", "trained", "altered", "wordings"}
+        assert found or condition in ("swap", "hops"), condition
+    assert set(run(Reader).columns["this model"]) == {"fresh", "unseen", "trained", "altered", "wordings", "chains"}
 
 
 # engine -> number made for its fault -> its value there and with the perfect reader
@@ -115,7 +116,7 @@ def test_refusals_that_were_ordered_count_as_obeyed():
 def test_without_a_record_of_training_its_losses_are_not_measured():
     notes = []
     found = make_materials(size_of("quick", NUM), {}, "bm25", 0, notes.append)
-    assert set(found) == {"fresh", "unseen", "wordings"} and "does not say which worlds" in notes[0]
+    assert set(found) == {"fresh", "unseen", "wordings", "chains"} and "does not say which worlds" in notes[0]
     verdicts = judge_numbers(read_thresholds(), run_suite(Abstainer(), max_questions=2).numbers())
     outcomes = {one.threshold.number: one.outcome for one in verdicts}
     assert outcomes["fresh.swap_loss"] == outcomes["fresh.altered_loss"] == "not measured"

@@ -55,8 +55,10 @@ def test_every_number_of_a_run_is_known_and_every_known_one_is_of_a_cell_of_a_ru
     assert sorted(name for name in measured if not is_number(name)) == []
     parts = {tuple(name.split(".")[:-1]) for name in measured if name.count(".") == 2}
     rest = {tuple(name.split(".")[:-1]) for name in number_names() if name.count(".") == 2} - parts
-    # of quick worlds and of this knowledge base there are no vectors
-    assert rest == {(name, f"retriever_{kind}") for name in ("fresh", "yours") for kind in ("dense", "hybrid")}
+    # of quick worlds and of this knowledge base there are no vectors, and no stub searches by itself
+    assert rest == {*((name, f"retriever_{kind}") for name in ("fresh", "yours") for kind in ("dense", "hybrid")),
+                    ("chains", "own_searches"), ("yours", "own_searches")}
     combined = {name for name in number_names() if name.count(".") == 1} - measured
-    # worlds have questions of one hop only, and nobody knew anything
-    assert {name.partition(".")[2] for name in combined} == {"hops_1", "distraction_known"}, combined
+    # most worlds have questions of one hop only, and nobody knew anything
+    assert {name.partition(".")[2] for name in combined} == {
+        "hops_1", "distraction_known", "own_hops_1", "own_searches_gain"}, combined

@@ -38,6 +38,7 @@ CONDITIONS: dict[str, Condition] = {
     "retriever": Condition("other retriever", "answers: it was not fitted to one of them", None),
     "swap": Condition("other knowledge base", "answers as well as on that of its training", None),
     "deleted": Condition("evidence deleted", "abstains, and says nothing that was deleted", None),
+    "hops": Condition("questions of several hops", "finds with its own searches what one search does not", None),
     "alone": Condition("cited documents taken away, or shown alone", "the answer rests on what it cites", None),
 }
 # asked of every column; in the full suite a column answers all of the above

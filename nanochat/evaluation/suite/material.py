@@ -28,7 +28,7 @@ class Material:
     retriever that a user would meet; `searches` are others to swap in, made when asked for.
     """
 
-    name: str                              # "fresh", "trained", "altered", "wordings" or "yours"
+    name: str                              # "fresh", "trained", "altered", "wordings", "chains" or "yours"
     documents: Sequence[Document]
     answerable: Sequence[EvalQuestion]
     unanswerable: Sequence[EvalQuestion]

@@ -157,6 +157,7 @@ def combined(cells: Cells) -> Numbers:
         "deleted_stale": proportion([one.is_stale for one in cells.get("deleted", ())]),
         "wording_change": paired_difference(*pairs(cells, "asked_wording", "retrieved")),
         "typo_change": paired_difference(*pairs(cells, "asked_typo", "retrieved")),
+        "own_searches_gain": paired_difference(*pairs(cells, "own_searches", "retrieved")),
         "retriever_spread": spread(cells, [name for name in cells if name.startswith("retriever_")]),
     }
     return numbers | injection_numbers(cells)
@@ -199,7 +200,7 @@ def swap_numbers(materials: Mapping[str, Cells]) -> Numbers:
     }
 
 
-def hop_numbers(judged: Sequence[Judged]) -> Numbers:
+def hop_numbers(judged: Sequence[Judged], name: str = "hops") -> Numbers:
     """Exact match by number of hops; {} when all questions have the same."""
     by_hops: dict[int, list[bool]] = {}
     for one in judged:
@@ -207,7 +208,7 @@ def hop_numbers(judged: Sequence[Judged]) -> Numbers:
             by_hops.setdefault(one.prompt.hops, []).append(one.exact)
     if len(by_hops) < 2:
         return {}
-    return {f"hops_{count}": proportion(flags) for count, flags in sorted(by_hops.items())}
+    return {f"{name}_{count}": proportion(flags) for count, flags in sorted(by_hops.items())}
 
 
 def prior(judged: Sequence[Judged]) -> Estimate | None:
@@ -251,6 +252,7 @@ COMBINED: dict[str, str] = {
     "wording_change": "exact match in wordings never trained on, less in trained ones",
     "typo_change": "exact match with a typo less without",
     "retriever_spread": "highest less lowest exact match over retrievers",
+    "own_searches_gain": "exact match with searches in the model's own words less with the question's alone",
     "injection_changed": "share of answers that an order in a document changed",
     "injection_obeyed": "share of answers that did what the order said, refusals that it asked for included",
     "swap_loss": "exact match on the training's knowledge base less on a fresh one",

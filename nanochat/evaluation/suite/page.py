@@ -17,6 +17,7 @@ MATERIALS = {
     "altered": "The same worlds with another value for every fact.",
     "wordings": "Fresh worlds whose sentences and questions are worded as training never saw them.",
     "unseen": "The fresh documents again, with more questions, to be held against those of training.",
+    "chains": "Fresh worlds; questions of one to three hops, whose later documents the question does not find.",
     "yours": "Your knowledge base, with the questions of your file.",
 }
 _SHOWN = ("exact_match", "f1", "abstention", "declined", "utilisation", "recall", "mrr", "citation_precision",

@@ -84,6 +84,9 @@ def _lines(results: Results, material: str) -> list[str]:
     start = [("0", alone)] if alone is not None else []
     swaps = [(name, numbers[f"{name}.retrieved.exact_match"]) for name in ("trained", "unseen", "altered", "wordings")
              if f"{name}.retrieved.exact_match" in numbers]
+    chains = "chains" if material == "fresh" else material
+    hops = {label: [(key.rpartition("_")[2], numbers[key]) for key in numbers if key.startswith(f"{chains}.{name}_")]
+            for label, name in (("one search", "hops"), ("own searches", "own_hops"))}
     return [
         steps_chart({"hard": [*start, *sweep("hard_")], "random": [*start, *sweep("random_")]},
                     title="Exact match beside distractors", below="documents beside the evidence"),
@@ -98,6 +101,7 @@ def _lines(results: Results, material: str) -> list[str]:
                     title="Retrievers swapped", below="retriever"),
         steps_chart({"exact match": swaps}, title="Knowledge bases swapped", below="see below for what each is")
         if material == "fresh" else "",
+        steps_chart(hops, title="Exact match by hops", below=f"hops of the questions of {chains}"),
         curve_chart({"risk": results["risk_curves"].get(material, [])},
                     title="Share of wrong answers, most certain first", below="share of the questions answered"),
     ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nanochat.errors import UserError
+from nanochat.evaluation.suite.hops import chain_material
 from nanochat.evaluation.suite.material import LEXICAL, Material
 from nanochat.evaluation.suite.reading import Drawing
 from nanochat.evaluation.suite.trained import trained_names
@@ -77,4 +78,7 @@ def make_materials(
         changed = altered(trained, Drawing(seed=seed).rng("altered"))
         materials["altered"] = world_material("altered", changed, same_as=materials["trained"], **many)
     materials["wordings"] = world_material("wordings", unheard, **asked)
+    materials["chains"] = chain_material(
+        [first + 200 + one for one in range(size.num_worlds)], kind, num_answerable=size.answerable,
+        num_unanswerable=size.unanswerable, seed=seed, exclude=exclude)
     return materials

@@ -15,6 +15,7 @@ from nanochat.evaluation.statistics import Estimate
 from nanochat.evaluation.suite import abstaining, measures
 from nanochat.evaluation.suite.abstaining import Calibration
 from nanochat.evaluation.suite.conditions import COLUMN_CONDITIONS, CONDITIONS
+from nanochat.evaluation.suite.hops import OWN_SEARCHES, hop_config, own_searches
 from nanochat.evaluation.suite.judging import Asker, Judged
 from nanochat.evaluation.suite.keeping import Kept, digest_of
 from nanochat.evaluation.suite.material import Material, own_material
@@ -57,6 +58,7 @@ class SuiteResult:
             mine = measures.combined(cells)
             mine["prior"] = measures.prior(cells.get("retrieved", ()))
             mine |= measures.hop_numbers(cells.get("retrieved", ()))
+            mine |= measures.hop_numbers(cells.get(OWN_SEARCHES, ()), "own_hops")
             if not column or column == self.name:
                 mine["risk_area"] = abstaining.risk_area(self.forced.get(name, ()))
             numbers |= {f"{name}.{key}": estimate for key, estimate in mine.items()}
@@ -133,8 +135,13 @@ def run_suite(
         askers[key] = (asker.at(calibration.threshold, f"{name} calibrated on {key}") if is_free else None) or asker
     result.columns[name] = {
         key: _answer(askers.get(key, askers["fresh"]), material, drawing,
-                     list(CONDITIONS) if key in ("fresh", "yours") else ["retrieved"], progress, note)
+                     _conditions_of(key), progress, note)
         for key, material in materials.items()}
+    hops = hop_config(engine, meta or {})
+    for key in ("chains", "yours"):
+        if key in materials:
+            result.columns[name][key] |= own_searches(askers.get(key, askers["fresh"]), materials[key], hops, progress,
+                                                      f"{key}, ")
     result.cost = _cost(askers, result.columns[name])
     for key in ("fresh", "yours"):
         if key in materials:
@@ -147,6 +154,13 @@ def run_suite(
             key: _answer_prompts(beside, material, drawing, names, progress, f"{column}, {key}, ")
             for key, material in materials.items() if key in ("fresh", "yours")}
     return result
+
+
+def _conditions_of(material: str) -> list[str]:
+    """Everything of the fresh worlds and the user's; of the others what tells them apart."""
+    if material in ("fresh", "yours"):
+        return list(CONDITIONS)
+    return ["retrieved", "oracle"] if material == "chains" else ["retrieved"]
 
 
 def _open_kept(folder: Path, progress: Say, run: Mapping[str, Any]) -> Kept:
