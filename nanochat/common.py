@@ -2,16 +2,20 @@
 
 import contextlib
 import ctypes
+import glob
 import json
 import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from nanochat.errors import UserError
+
+ABANDONED_S = 86_400.0  # age of what killed processes left
 
 
 def base_dir() -> Path:
@@ -89,6 +93,7 @@ def write_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     except OSError as error:
         raise unwritable(path, error) from error
@@ -112,6 +117,15 @@ def write_folder(path: str | Path) -> Iterator[Path]:
         raise unwritable(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left of `path`: temporary folders in which nothing has changed for a day."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            latest = max(one.lstat().st_mtime for one in (left, *left.rglob("*")))
+            if latest < time.time() - ABANDONED_S:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -48,7 +48,8 @@ def make_pool(
     if rank() == 0:
         barrier()
     known = f"{num_queries - num_new:,} of them kept from before" if num_new < num_queries else "none kept from before"
-    print0(f"Retrieval for {num_queries:,} {what}, the best {depth} of {len(documents):,} documents: "
+    best = min(depth, len(documents))
+    print0(f"Retrieval for {num_queries:,} {what}, the best {best} of {len(documents):,} documents: "
            f"{cache.seconds:.1f} s, {known}")
     if num_unseen:
         print0(f"No context of training shows the {num_unseen:,} documents that only validation or test are about")

@@ -38,7 +38,6 @@ def run_suite(config: "RagEvalConfig") -> int:
     from nanochat.device import pick_device, set_cpu_threads
     from nanochat.engine import Engine
     from nanochat.evaluation import read_questions
-    from nanochat.evaluation.card import weights_of
     from nanochat.evaluation.suite import make_card, read_thresholds
     from nanochat.evaluation.suite.planning import size_of
     from nanochat.retrieval import RetrievalManager
@@ -58,12 +57,10 @@ def run_suite(config: "RagEvalConfig") -> int:
     threads = set_cpu_threads()
     step = config.step if config.step >= 0 else None
     model, tokenizer, meta = load_model(config.source, device=device, phase="eval", tag=config.tag or None, step=step)
-    loaded = {name: load_model(source, device=device, phase="eval", tag=tag, step=at)
-              for name, (source, tag, at) in compared(config.compare, meta).items()}
-    columns = {name: Engine(*one[:2], extractive=config.extractive) for name, one in loaded.items()}
+    columns, column_weights = load_columns(config.compare, meta, device, extractive=config.extractive)
     beside = f", beside {', '.join(columns)}" if columns else ""
     print0(f"Suite {config.suite} for {meta['source']}/{meta['tag']} step {meta['step']}{beside}")
-    depends_on = {"column_weights": {name: weights_of(one[2]) for name, one in loaded.items()}, "device": str(device),
+    depends_on = {"column_weights": column_weights, "device": str(device),
                   "found_by": manager.retriever_type if manager else "", "rerank": config.rerank,
                   "extractive": config.extractive}
     try:
@@ -90,6 +87,20 @@ def run_suite(config: "RagEvalConfig") -> int:
 def is_given(config: "RagEvalConfig", name: str) -> bool:
     """Whether a flag or a file sets it."""
     return origins(config)[name] != "default"
+
+
+def load_columns(
+    words: str, meta: Mapping[str, Any], device: Any, *, extractive: bool = False
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Engines of the checkpoints that `compared` names, and hashes of their weights, by name."""
+    from nanochat.checkpoint_manager import load_model
+    from nanochat.engine import Engine
+    from nanochat.evaluation.card import weights_of
+
+    loaded = {name: load_model(source, device=device, phase="eval", tag=tag, step=at)
+              for name, (source, tag, at) in compared(words, meta).items()}
+    return ({name: Engine(*one[:2], extractive=extractive) for name, one in loaded.items()},
+            {name: weights_of(one[2]) for name, one in loaded.items()})
 
 
 def compared(words: str, meta: Mapping[str, Any]) -> dict[str, tuple[str, str | None, int | None]]:

@@ -161,6 +161,8 @@ def _data(config: RagFinetuneConfig, manager: Any) -> tuple[Any, Any, Any, froze
         cloze_per_document=config.cloze_per_document, seed=config.seed,
         validation_share=0.0 if separate else config.validation_share,
     )
+    for name, why in data.unused.items() if not separate else ():
+        say_unused(config, why, name)
     held_out, other = data, manager
     if config.validation_knowledge_base:
         other = RetrievalManager(config.retriever_type, config.validation_knowledge_base, rerank=config.rerank)
@@ -204,13 +206,16 @@ def _make_card(config: RagFinetuneConfig, manager: Any, questions: Any, device: 
     from nanochat.engine import Engine
     from nanochat.evaluation import EvalQuestion
     from nanochat.evaluation.suite import make_card
+    from scripts.rag_eval_suite import load_columns
 
     model, tokenizer, meta = load_model("rag", device, "eval", config.tag)
     asked = [EvalQuestion(id=str(record["id"]), question=record["question"].strip(), answers=tuple(record["answers"]),
                           supporting_ids=tuple(record["supporting_ids"]), hops=record.get("hops", 1),
                           kind=str(record.get("kind", ""))) for record in questions]
     print0(f"Making the card ({config.eval_suite}) of rag/{config.tag} step {meta['step']}")
+    columns, column_weights = load_columns("", meta, device)
     card = make_card(Engine(model, tokenizer), meta, suite=config.eval_suite, knowledge_base=manager, questions=asked,
+                     columns=columns, depends_on={"column_weights": column_weights, "device": str(device)},
                      top_k=config.top_k, seed=config.seed, progress=lambda line: print0(f"  {line}"))
     for line in (*card.lines, *(f"wrote {path}" for path in card.paths)):
         print0(line)

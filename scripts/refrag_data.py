@@ -9,6 +9,7 @@ from nanochat.common import print0
 from nanochat.config import origins
 from nanochat.errors import ConfigError, SearchFailed, UserError
 from scripts.rag_data import kb_share, make_mixture
+from scripts.training_settings import say_unused
 
 
 def changed(config: Any, **values: Any) -> Any:
@@ -45,6 +46,8 @@ def refrag_data(config: Any, manager: Any) -> tuple[Any, frozenset[str]]:
     documents = manager.knowledge_base.documents
     data = tuning_data(config.knowledge_base, documents, config.questions, cloze_per_document=config.cloze_per_document,
                        seed=config.seed, validation_share=config.validation_share)
+    for name, why in data.unused.items():
+        say_unused(config, why, name)
     data = with_chains(config, data, {document.id for document in documents})
     kept = len(data.validation_questions) + len(data.validation_episodes)
     chains = sum(bool(question.get("steps")) for question in data.questions)

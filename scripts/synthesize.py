@@ -98,8 +98,8 @@ def settings_of(config: "PrepareRagDatasetConfig") -> Any:
         if not config.teacher_url and _is_given(config, name):
             print0(f"--{name} has no effect without --teacher_url")
     for name in ("chunk_words", "limit"):
-        if config.knowledge_base and _is_given(config, name):
-            print0(f"--{name} has no effect with --knowledge_base: its passages are taken as they are")
+        if _given_base(config) and _is_given(config, name):
+            print0(f"--{name} has no effect with a knowledge base: its passages are taken as they are")
     episodes = EpisodeConfig(max_documents=config.max_documents, **{name: getattr(config, name) for name in SHARES[:5]})
     return DataConfig(kinds=config.kinds or KINDS, per_document=config.questions_per_document, seed=config.seed,
                       filter_top_k=config.filter_top_k, validation_share=config.validation_share,
@@ -160,6 +160,11 @@ def _digests(folder: Path) -> dict[str, str]:
     return {path.name: _digest(path) for path in sorted(folder.glob("*.jsonl"))}
 
 
+def _given_base(config: "PrepareRagDatasetConfig") -> str:  # the knowledge base named as such or as documents, or ""
+    one = config.documents[0] if len(config.documents) == 1 else ""
+    return config.knowledge_base or (one if (Path(one) / "CURRENT").is_file() else "")
+
+
 def _is_given(config: "PrepareRagDatasetConfig", name: str) -> bool:
     return origins(config)[name] in ("flag", "file")
 
@@ -176,10 +181,7 @@ def _knowledge_base(config: "PrepareRagDatasetConfig", new: Path) -> tuple["Know
     """The knowledge base to ask about, and its place; a new one inside the output (place "") for documents."""
     from nanochat.retrieval import KnowledgeBase, check_retriever_type, read_documents
 
-    given = config.knowledge_base
-    if not given and len(config.documents) == 1 and (Path(config.documents[0]) / "CURRENT").is_file():
-        given = config.documents[0]
-    if given:
+    if given := _given_base(config):
         return KnowledgeBase.open(given), given
     check_retriever_type(config.retriever_type)
     documents = read_documents(config.documents, progress=print0)[: config.limit or None]

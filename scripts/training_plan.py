@@ -3,7 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 from nanochat.common import print0, world_size
+from nanochat.errors import ConfigError
 from scripts.training_memory import helpful_flags
+
+FAR_BEYOND = 2.0  # times the free memory, which no error of the estimate explains
 
 if TYPE_CHECKING:
     from nanochat.model import LanguageModel
@@ -56,6 +59,10 @@ def _memory(config: Any, model: "LanguageModel", lora: "LoraSettings | None", ro
     report = "\n" + need.report(limit / GB)
     if need.fits(limit):
         return report
+    if model.device.type == "cpu" and need.total > FAR_BEYOND * limit:
+        # what runs out of memory on a CPU is killed without a word, and other programs with it
+        raise ConfigError(f"This run needs about {need.total / GB:.1f} GB of memory, and {limit / GB:.1f} GB are free",
+                          hint=f"one after the other until it fits: {', '.join(helpful_flags(config))}")
     return f"{report}\nTo need less, one after the other: {', '.join(helpful_flags(config))}"
 
 

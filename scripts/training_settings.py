@@ -65,6 +65,8 @@ def check_numbers(config: Any, *positive: str) -> None:
             raise ConfigError(f"--{name} is {value}, must be at least 1", hint=f"for example --{name} 4")
         if (name.endswith("_share") or name == "decay_frac") and not 0 <= value <= 1:
             raise ConfigError(f"--{name} is {value}, must lie in 0..1", hint=f"for example --{name} 0.5")
+        if name == "init_lr_frac" and not value:
+            raise ConfigError("--init_lr_frac is 0, so nothing would be learned", hint="for example 0.02")
         if value < 0:
             raise ConfigError(f"--{name} is {value}, must be at least 0", hint=f"see --help for --{name}")
 

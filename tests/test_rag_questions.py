@@ -66,7 +66,7 @@ def test_fill_in_questions_of_a_file_are_not_made_again(tmp_path):
     made = ask(tmp_path)[0]
     path = write(tmp_path / "q.jsonl", *made[:3])
     questions, origin = ask(tmp_path, path)
-    assert questions == made[:3] and origin == f"3 from {path}"
+    assert questions == made[:3] and origin == f"3 from {path}, fill-in questions among them, so none are made"
 
 
 def test_no_questions_at_all_is_an_error(tmp_path):

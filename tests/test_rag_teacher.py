@@ -87,6 +87,20 @@ def test_questions_come_in_order_and_are_asked_for_once(tmp_path):
         assert len(seen) == 6
 
 
+def test_who_gives_up_waits_for_no_reply(tmp_path):
+    answers = threading.Event()
+    teacher = make_teacher("http://127.0.0.1:9/v1", tmp_path)
+    teacher._ask = lambda prompt: answers.wait(60) and "[]"
+    asked = teacher.questions(DOCUMENTS, 1)
+    threading.Timer(0.2, lambda: asked_threads.extend(
+        thread for thread in threading.enumerate() if thread.name.startswith("teacher"))).start()
+    asked_threads = []
+    threading.Timer(0.4, answers.set).start()
+    next(asked)
+    asked.close()
+    assert asked_threads and all(thread.daemon for thread in asked_threads), "Python would wait for them at its end"
+
+
 def test_a_busy_or_broken_server_is_asked_again(tmp_path):
     waits = []
     replies = [(429, {"Retry-After": "7"}, ""), (500, {}, "oops"), (200, {}, "no json"),

@@ -84,11 +84,17 @@ def test_a_folder_keeps_its_validation_file_apart(tmp_path, beside):
     assert (len(data.questions), len(data.episodes)) == (5, 7), "nothing is split off, and no cloze is added"
     assert ids(data.validation_questions) == ["q9"] and not data.validation_episodes
     assert ids(held_out_data(DOCUMENTS, str(place)).validation_questions) == ["q9"]
+    # both settings were given and do nothing here; without validation files the share counts again
+    assert set(data.unused) == {"cloze_per_document", "validation_share"}
+    (place / "queries_validation.jsonl").unlink()
+    write_jsonl(place / "episodes_train.jsonl", map(episode, range(7)))
+    assert set(read(tmp_path, place, cloze_per_document=4).unused) == {"cloze_per_document"}
 
 
 def test_without_a_path_the_file_beside_and_cloze_questions_train(tmp_path):
     (tmp_path / "kb").mkdir()
-    assert len(read(tmp_path, cloze_per_document=1)) > 5
+    found = read(tmp_path, cloze_per_document=1)
+    assert len(found) > 5 and not found.unused
     write_jsonl(tmp_path / "queries_train.jsonl", map(question, range(8)))
     data = read(tmp_path)
     assert len(data.questions) + len(data.validation_questions) == 8

@@ -254,6 +254,9 @@ def test_the_card_is_made_of_the_best_checkpoint_with_the_questions_kept_back(fo
     assert settings["knowledge_base"].knowledge_base.fingerprint == meta["knowledge_base"]
     assert settings["top_k"] == 4 and len(settings["questions"]) == 4 and settings["questions"][0].supporting_ids
     assert "verdict: fine" in printed and "wrote card.html" in printed
+    # what it was tuned from stands beside it
+    (name,) = settings["columns"]
+    assert name == f"{meta['from']['source']}/{meta['from']['tag']}" and settings["depends_on"]["column_weights"][name]
     KnowledgeBase.build([Document(id="q", title="Quern", content="Quern weighs 12.")], folder / "querns", "simple")
     write_jsonl(folder / "querns.jsonl", [{"id": "o", "question": "What does Quern weigh?", "answers": ["12"],
                                            "supporting_ids": ["q"]}])

@@ -68,6 +68,8 @@ def test_a_knowledge_base_is_asked_about_as_it_is(made, tmp_path, capsys):
     assert run_main(main, words) == 0
     printed = capsys.readouterr().out
     assert f"--knowledge_base {base} --questions" in printed and "--chunk_words has no effect" in printed
+    assert run_main(main, ["--documents" if word == "--knowledge_base" else word for word in words]) == 0
+    assert "--chunk_words has no effect" in capsys.readouterr().out
     written = sorted(path.name for path in (tmp_path / "new").iterdir())
     assert written == sorted([*FILES, "statistics.html", "statistics.json"])
     assert (tmp_path / "new" / FILES[1]).read_bytes() == (made / "out" / FILES[1]).read_bytes()

@@ -101,6 +101,7 @@ def test_bad_questions_are_named_by_file_and_line(folder, capsys, name, problem)
     ("rag", [*RAG, "--top_k", "0"], "--top_k is 0, must be at least 1"),
     ("rag", [*RAG, "--device_batch_size", "0"], "--device_batch_size is 0, must be at least 1"),
     ("rag", [*RAG, "--grad_accum_steps", "-1"], "--grad_accum_steps is -1, must be at least 1"),
+    ("rag", [*RAG, "--init_lr_frac", "0"], "--init_lr_frac is 0, so nothing would be learned"),
     ("rag", [*RAG, "--num_epochs", "0"], "--num_epochs is 0, must be at least 1"),
     ("rag", [*RAG, "--max_doc_length", "-5"], "--max_doc_length is -5, must be at least 0"),
     ("rag", [*RAG, "--world_share", "1.5"], "--world_share is 1.5, must lie in 0..1"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nanochat.config import load_config
+from nanochat.errors import ConfigError
 from nanochat.model import LanguageModel, ModelConfig
 from nanochat.training import Batch, build_optimizer, language_model_loss
 from nanochat.training.lora import LoraSettings, adapter_settings, add_adapters
@@ -153,3 +154,16 @@ def test_the_settings_for_12_gb_fit_into_12_gb():
 
 def test_the_limit_is_that_of_this_machine():
     assert 1e8 < memory_limit(torch.device("cpu")) < 1e14
+
+
+def test_what_is_far_beyond_the_memory_of_a_cpu_is_refused_with_the_flags_that_help(monkeypatch, capsys):
+    model = LanguageModel(shape({"block_pattern": "M,T"}))
+    need = estimate(model.config, rows=64, row_len=64, dtype="float32", accumulates=False).total
+    config = RagFinetuneConfig(device_batch_size=64, compile="false", activation_checkpointing="false")
+    monkeypatch.setattr("nanochat.training.memory.memory_limit", lambda device: need / 1.5)
+    prepare(config, model, row_len=64)
+    assert "To need less, one after the other" in capsys.readouterr().out
+    monkeypatch.setattr("nanochat.training.memory.memory_limit", lambda device: need / 5)
+    with pytest.raises(ConfigError, match="This run needs about .* GB of memory, and .* GB are free") as refused:
+        prepare(config, model, row_len=64)
+    assert "--device_batch_size 32" in refused.value.hint

@@ -50,6 +50,7 @@ def questions_for(
     questions = read_questions(found, ids) if found else []
     origin = f"{len(questions)} from {found}" if found else ""
     if any(question.get("kind") == "cloze" for question in questions):
+        origin += ", fill-in questions among them, so none are made" if cloze_per_document else ""
         cloze_per_document = 0
     cloze: list[dict[str, Any]] = []
     # looking through all documents takes a while: not for nothing

@@ -15,7 +15,7 @@ import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +90,13 @@ class Teacher:
         A reply that is no such list counts as malformed and gives no questions. Raises TeacherError when a document
         cannot be asked about after TRIES requests; what was answered until then is kept.
         """
-        pool = ThreadPoolExecutor(WORKERS)
+        futures: list[Future[str]] = [Future() for _ in documents]
+        work = iter(zip(documents, futures, strict=True))
         self._stopped.clear()
+        # Python waits for the threads of its pools when it ends, and a reply may take a minute
+        for _ in range(WORKERS):
+            threading.Thread(target=self._work, args=(work, count), name="teacher", daemon=True).start()
         try:
-            futures = [pool.submit(self._reply, document, count) for document in documents]
             for number, (document, future) in enumerate(zip(documents, futures, strict=True), start=1):
                 pairs = parse_reply(future.result())
                 self.counts["malformed"] += pairs is None
@@ -106,7 +109,17 @@ class Teacher:
                 yield document, (pairs or [])[:count]
         finally:
             self._stopped.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _work(self, work: Iterator[tuple[Mapping[str, Any], "Future[str]"]], count: int) -> None:
+        while not self._stopped.is_set():
+            with self._lock:
+                document, future = next(work, ({}, None))
+            if future is None:
+                return
+            try:
+                future.set_result(self._reply(document, count))
+            except BaseException as error:  # noqa: BLE001 - who waits for the reply raises it
+                future.set_exception(error)
 
     def _reply(self, document: Mapping[str, Any], count: int) -> str:
         prompt = _PROMPT.format(count=count, title=document.get("title", ""), content=document["content"][:MAX_CHARS])

@@ -267,7 +267,7 @@ def nothing_left(data: TrainingData, library: Library) -> UserError:
     num_different = len(set(groups_of(library)))
     if not num_made and num_documents > 2 * num_different:
         problem = f"No questions: the {num_documents:,} documents are {num_different:,} different ones, repeated"
-        return UserError(problem, hint="remove repeated documents: nanochat kb lint shows them")
+        return UserError(problem, hint="remove repeated documents: nanochat kb lint DOCUMENTS shows them")
     if not num_made:
         return UserError(f"No questions: no rule found anything to ask in {num_documents:,} documents",
                          hint="give documents of whole sentences, headings, tables or questions and answers, or a "

@@ -26,6 +26,7 @@ class TuningData:
     validation_episodes: Records = ()
     test_ids: frozenset[str] = frozenset()  # documents of a folder's test questions, which are for neither
     origin: str = ""  # for people: how many from where
+    unused: Mapping[str, str] = field(default_factory=dict)  # setting that had no effect -> why
 
     def __len__(self) -> int:
         return len(self.questions) + len(self.episodes)
@@ -54,6 +55,7 @@ def tuning_data(
     ids = set(family_of)
     test_ids: frozenset[str] = frozenset()
     folder = _folder(knowledge_base, path)
+    makes_cloze = False
     if folder is not None:
         train, held = (_read_folder(folder, part, ids) for part in PARTS)
         test_ids = _test_ids(folder)
@@ -67,12 +69,16 @@ def tuning_data(
     else:
         questions, origin = questions_for(knowledge_base, documents, path, cloze_per_document=cloze_per_document,
                                           seed=seed)
-        train, held = _Found(questions=questions, origin=[origin]), _Found()
-    if not (held.questions or held.episodes):
+        train, held, makes_cloze = _Found(questions=questions, origin=[origin]), _Found(), True
+    unused = {} if makes_cloze else {"cloze_per_document": f"on the data of {folder or path}, taken as it is"}
+    if held.questions or held.episodes:
+        unused["validation_share"] = f"where {folder} has validation data"
+    else:
         train, held = _split(train, validation_share, family_of)
     return TuningData(
         questions=train.questions, episodes=train.episodes, validation_questions=held.questions,
         validation_episodes=held.episodes, test_ids=test_ids, origin=", ".join([*train.origin, *held.origin]),
+        unused=unused,
     )
 
 
