@@ -1,10 +1,12 @@
 """Evidence on real text: a model's own queries against the question as the only query, with as many documents read.
 
     python -m bench.refrag_real --data ../shared/data --tag asker
+    python -m bench.refrag_real --data ../shared/data --reader rag/real --tag real --max_hops 4 --top_k 2
 
 2WikiMultihopQA and HotpotQA, development split, BM25. The model is shown --top_k new documents per search; what it did
 not use of ten documents is filled up with further hits of the question. recall@5 and the share of questions with all
-their evidence among ten are given beside those of the question alone, with paired differences.
+their evidence among ten are given beside those of the question alone, with paired differences. With --reader a
+checkpoint that reads (bench.real_text leaves one) first learns traces of 2WikiMultihopQA's training questions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.multihop_recall import BASELINES, DEPTH
+from bench.stages import run_stages
 from nanochat.checkpoint_manager import load_model
-from nanochat.common import print0, run_main, write_json
+from nanochat.common import print0, run_main, write_json, write_jsonl
 from nanochat.config import load_config
 from nanochat.engine import Engine
 from nanochat.engine.hops import HopConfig, run_episodes
@@ -33,6 +36,9 @@ class RefragRealConfig:
     data: str = ""                    # folder of the sets (required)
     source: str = "refrag"            # checkpoint: rag or refrag
     tag: str = ""                     # its tag; empty: the one written last
+    reader: str = ""                  # SOURCE/TAG that learns the training questions first, into refrag/TAG
+    num_steps: int = 1500             # of that
+    output: str = "data/refrag_real"  # working folder of that
     max_hops: int = 3                 # searches per question
     top_k: int = 3                    # new documents per search
     limit: int = 0                    # questions per set; 0: all
@@ -47,12 +53,34 @@ def main(argv: list[str]) -> int:
     config = load_config(CONFIG, argv, prog="bench.refrag_real", description=__doc__ or "")
     if not config.data or not (Path(config.data) / SETS[0]).is_dir():
         raise UserError(f"No data sets in {config.data!r}", hint="--data ../shared/data")
+    if config.reader:
+        train(config)
     model, tokenizer, meta = load_model(config.source, "auto", "eval", config.tag or None)
     engine = Engine(model, tokenizer)
     found = {name: one(config, engine, name) for name in SETS}
     write_json(Path(config.results), {"checkpoint": f"{meta['source']}/{meta['tag']}", "parameters":
                                       model.num_parameters, "max_hops": config.max_hops, "sets": found})
     return 0
+
+
+def train(config: RefragRealConfig) -> None:
+    """Traces of the training questions, nine parts of ten, and of generated worlds."""
+    data, work = Path(config.data) / SETS[0], Path(config.output)
+    splits = [read_multihop(data, split) for split in ("train", "rk_dev")]
+    write_jsonl(work / "documents.jsonl", splits[0].documents)
+    write_jsonl(work / "questions.jsonl", [question for split in splits for question in split.questions
+                                           if question.get("steps")])
+    base = work / "knowledge_base"
+    source, _, tag = config.reader.partition("/")
+    run_stages({
+        "knowledge base": ["nanochat.retrieval", "--documents", str(work / "documents.jsonl"), "--output", str(base),
+                           "--type", "bm25"],
+        "traces": ["scripts.refrag_finetune", "configs/tiny_refrag.py", "--knowledge_base", str(base), "--questions",
+                   str(work / "questions.jsonl"), "--cloze_per_document", "0", "--source", source, "--source_tag", tag,
+                   "--tag", config.tag, "--max_hops", str(config.max_hops), "--top_k_per_hop", str(config.top_k),
+                   "--stages", "chains4", "--use_rewards", "false", "--world_share", "0.4", "--num_steps", str(config.num_steps), "--resume",
+                   "true"],
+    }, work, SETS[0])
 
 
 def one(config: RefragRealConfig, engine: Engine, name: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def check_stages(config: Any) -> list[str]:
     if not usable:
         raise ConfigError(f"--max_hops {config.max_hops} is too few for the stages {config.stages}",
                           hint="begin with --stages chains1, or raise --max_hops")
-    if usable != names:
+    if usable != names and origins(config)["stages"] != "default":
         print0(f"With --max_hops {config.max_hops} the stages are {', '.join(usable)}")
     return usable
 

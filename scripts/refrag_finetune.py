@@ -30,7 +30,7 @@ class RefragFinetuneConfig(TuningConfig):
     max_hops: int = 3                 # searches per question
     top_k_per_hop: int = 3            # documents per search; traces draw 1 ... top_k_per_hop
     use_rewards: bool = True          # reinforcement learning after the supervised part; false: plain SFT on traces
-    stages: str = "chains1,chains2,chains3"  # traces to practise, comma-separated: longer chains of questions
+    stages: str = "chains1,chains2,chains3,chains4"  # traces to practise, as far as --max_hops goes: longer chains
     world_share: float = 0.7          # share of questions from generated worlds, new ones at every step
     reading_share: float = 0.3        # share of plain reading among the traces of worlds
     base_tasks: str = ""              # conversations to mix in: NAME[:PATH][:WEIGHT], comma-separated

@@ -110,6 +110,12 @@ def test_settings_of_the_run_reach_the_traces():
     assert curriculum.trace_config.absent_share == 0.0
 
 
+def test_the_longest_questions_are_practised_where_there_are_searches_for_them():
+    curriculum = make("chains4", max_hops=4, top_k_per_hop=2, traces={"absent_share": 0.0, "recovery_share": 0.0})
+    found = curriculum._examples(curriculum._world(4), 60, random.Random(0))
+    assert {1, 2, 3, 4} <= {num_hops(item) for item in found}
+
+
 def test_the_record_keeps_the_stage():
     both = make("chains1", "chains2")
     assert both.restore({"stages": ["chains1", "chains2"], "index": 1, "is_passed": False})

@@ -88,7 +88,10 @@ def test_steps_that_cannot_be_are_named_with_their_line(place, manager):
 def test_stages_follow_the_number_of_searches(capsys):
     assert check_stages(settings()) == ["chains1", "chains2", "chains3"]
     assert check_stages(settings("--max_hops", 2)) == ["chains1", "chains2"]
-    assert "With --max_hops 2 the stages are chains1, chains2" in capsys.readouterr().out
+    assert check_stages(settings("--max_hops", 5)) == ["chains1", "chains2", "chains3", "chains4"]
+    assert not capsys.readouterr().out, "nobody asked for the stages that are left out"
+    assert check_stages(settings("--max_hops", 2, "--stages", "chains1,chains3")) == ["chains1"]
+    assert "With --max_hops 2 the stages are chains1\n" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="Unknown stage ''"):
         check_stages(settings("--stages", ""))
     with pytest.raises(ConfigError, match="--max_hops 1 is too few"):

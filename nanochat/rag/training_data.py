@@ -270,8 +270,9 @@ def nothing_left(data: TrainingData, library: Library) -> UserError:
         return UserError(problem, hint="remove repeated documents: nanochat kb lint DOCUMENTS shows them")
     if not num_made:
         return UserError(f"No questions: no rule found anything to ask in {num_documents:,} documents",
-                         hint="give documents of whole sentences, headings, tables or questions and answers, or a "
-                              "teacher: --teacher_url URL --teacher_model NAME")
+                         hint="give documents of whole sentences in English, or of tables, fields or questions and "
+                              "answers in any language, or a teacher, who reads prose in any: --teacher_url URL "
+                              "--teacher_model NAME")
     reason, count = max(data.taken.items(), key=lambda pair: pair[1])
     return UserError(f"No questions left of {num_made:,}: {count:,} fell to the filter {reason!r} "
                      f"({filters.REASONS[reason]})", hint=filters.REMEDIES[reason])

@@ -32,7 +32,8 @@ CHAIN_STAGES: dict[str, ChainStage] = {
     "chains1": ChainStage(gate=0.85, traces=TraceConfig(lengths=(1,))),
     # the next rung goes on with these lengths; a tiny model stays between .5 and .7 for a thousand steps
     "chains2": ChainStage(gate=0.6, traces=TraceConfig(lengths=(1, 2))),
-    "chains3": ChainStage(gate=0.85, traces=TraceConfig(lengths=(1, 2, 3))),
+    "chains3": ChainStage(gate=0.6, traces=TraceConfig(lengths=(1, 2, 3))),
+    "chains4": ChainStage(gate=0.85, traces=TraceConfig(lengths=(1, 2, 3, 4))),
 }
 
 
