@@ -78,8 +78,8 @@ def train(config: RefragRealConfig) -> None:
         "traces": ["scripts.refrag_finetune", "configs/tiny_refrag.py", "--knowledge_base", str(base), "--questions",
                    str(work / "questions.jsonl"), "--cloze_per_document", "0", "--source", source, "--source_tag", tag,
                    "--tag", config.tag, "--max_hops", str(config.max_hops), "--top_k_per_hop", str(config.top_k),
-                   "--stages", "chains4", "--use_rewards", "false", "--world_share", "0.4", "--num_steps", str(config.num_steps), "--resume",
-                   "true"],
+                   "--stages", "chains4", "--use_rewards", "false", "--world_share", "0.4", "--num_steps",
+                   str(config.num_steps), "--resume", "true"],
     }, work, SETS[0])
 
 
