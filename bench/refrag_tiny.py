@@ -2,9 +2,9 @@
 
     python -m bench.refrag_tiny --preset data/tiny_preset --output data/refrag_tiny
 
-Begins with the readers that bench.tiny_preset left (rag/tiny-SEED). Each seed learns traces, then rewards, and beside
-it rejection sampling (raft) with as many rollouts; then the same where traces are incomplete: a noisier retriever, and
-one hop more than the traces had. Stopped and started again it goes on.
+Begins with the readers that bench.tiny_preset left (rag/tiny-SEED). Each seed learns traces, then rewards; then the
+same where traces are incomplete, a noisier retriever, and one hop more than the traces had, beside rejection sampling
+(raft) with as many rollouts. Stopped and started again it goes on.
 """
 
 import json
@@ -32,6 +32,7 @@ class RefragTinyConfig:
     noise: float = 0.25               # of the noisier retriever
     per_length: int = 60              # test questions of each length and world
     parts: str = "plain,noisy,longer"  # which rewards are learned: as the traces are, noisier, one hop longer
+    raft: str = "noisy,longer"        # of these the parts with rejection sampling beside
     gate: str = "off"                 # strict or off: whether rewards are learned in any case
     results: str = "bench/results/refrag_tiny.json"  # where the numbers go
 
@@ -44,11 +45,12 @@ SHOWN = ("em_1", "em_2", "em_3", "all_evidence_2", "abstain_f1", "valid", "searc
 
 def main(argv: list[str]) -> int:
     config = load_config(CONFIG, argv, prog="bench.refrag_tiny", description=__doc__ or "")
-    unknown = [part for part in config.parts.split(",") if part not in PARTS]
-    if unknown:
-        raise ConfigError(f"Unknown part {unknown[0]!r}", hint=f"--parts takes {', '.join(PARTS)}, comma-separated")
+    for name in ("parts", "raft"):
+        unknown = [part for part in getattr(config, name).split(",") if part and part not in PARTS]
+        if unknown:
+            raise ConfigError(f"Unknown part {unknown[0]!r}", hint=f"--{name} takes parts of {','.join(PARTS)}")
     seeds = {str(seed): one(config, seed) for seed in config.seeds}
-    told = {name: getattr(config, name) for name in ("noise", "gate", "parts", "rl_steps", "num_steps")}
+    told = {name: getattr(config, name) for name in ("noise", "gate", "parts", "raft", "rl_steps", "num_steps")}
     write_json(Path(config.results), {"config": told, "seeds": seeds})
     return 0
 
@@ -59,7 +61,7 @@ def stages_of(config: RefragTinyConfig, seed: int, kb: str) -> dict[str, list[st
             "--resume", "true"]
     supervised = ["--source", "rag", "--source_tag", f"tiny-{seed}", "--use_rewards", "false",
                   *(["--num_steps", str(config.num_steps)] if config.num_steps else [])]
-    parts = config.parts.split(",")
+    parts, beside = config.parts.split(","), config.raft.split(",")
     stages: dict[str, list[str]] = {}
     if "plain" in parts or "noisy" in parts:
         stages["sft"] = [*base, *supervised]
@@ -69,11 +71,12 @@ def stages_of(config: RefragTinyConfig, seed: int, kb: str) -> dict[str, list[st
                 *(["--rl_steps", str(config.rl_steps)] if config.rl_steps else [])]
     for algorithm in ("rloo", "raft"):
         how = [*rewarded, "--rl_algo", algorithm]
-        if "plain" in parts:
+        mine = [part for part in parts if algorithm == "rloo" or part in beside]
+        if "plain" in mine:
             stages[algorithm] = [*how, "--source_tag", f"{seed}-sft"]
-        if "noisy" in parts:
+        if "noisy" in mine:
             stages[f"{algorithm}-noisy"] = [*how, "--source_tag", f"{seed}-sft", "--search_noise", str(config.noise)]
-        if "longer" in parts:
+        if "longer" in mine:
             # gold episodes of the longer questions would be traces that the supervised part did not have
             stages[f"{algorithm}-longer"] = [*how, "--source_tag", f"{seed}-short", "--gold_steps", "0"]
     return {name: [*argv, "--tag", f"{seed}-{name}"] for name, argv in stages.items()}

@@ -31,14 +31,19 @@ def test_every_stage_is_a_command_and_goes_on_from_one_that_ran(parts, monkeypat
         if config.use_rewards:
             assert config.source_tag in done and config.rl_steps == 7 and config.num_steps == 0
         done.add(config.tag)
-    assert len(stages) == len(done) == {"plain": 3, "noisy": 3, "longer": 3}.get(parts, 8)
+    assert len(stages) == len(done) == {"plain": 2, "noisy": 3, "longer": 3}.get(parts, 7)
 
 
 def test_what_traces_leave_out_is_left_out_of_gold_episodes_too(monkeypatch):
     monkeypatch.chdir(ROOT)
     stages = parsed("plain,longer")
     assert stages["short"].stages == "chains1,chains2" and stages["short"].max_hops == 3
-    assert stages["rloo-longer"].gold_steps == 0 < stages["rloo"].gold_steps
+    assert stages["rloo-longer"].gold_steps == 0
+
+
+def test_rejection_sampling_stands_beside_the_parts_that_are_named():
+    with_raft = stages_of(RefragTinyConfig(parts="plain,noisy", raft="plain"), 3, "kb")
+    assert list(with_raft) == ["sft", "rloo", "rloo-noisy", "raft"]
 
 
 def test_an_unknown_part_is_named():
