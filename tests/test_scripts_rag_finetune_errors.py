@@ -50,7 +50,7 @@ def asked(number):
 def test_three_documents_are_enough_to_train(folder):
     texts = [f"Quern {i} weighs {100 + i} stones. It lies in the north." for i in range(3)]
     log, _, printed = tune(folder, "three", *build(folder, "three", texts, asked(3)))
-    assert [record["step"] for record in log if "loss" in record] == [1, 2] and "best 7 of 3 documents" in printed
+    assert [record["step"] for record in log if "loss" in record] == [1, 2] and "best 3 of 3 documents" in printed
 
 
 def test_documents_that_are_all_alike_train_without_copies_of_the_evidence(folder, capsys):
