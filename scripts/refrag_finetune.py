@@ -40,7 +40,7 @@ class RefragFinetuneConfig(TuningConfig):
     device_batch_size: int = 2        # conversations per GPU and step; lower it when memory runs out
     max_seq_len: int = 4096           # tokens of one conversation; documents are dropped to fit
     context_weight: float = 0.1       # loss weight of tokens that are not answers
-    decision_weight: float = 2.0      # loss weight of tokens that decide: search, answer, abstain, the name in a query
+    decision_weight: float = 2.0      # loss weight of the token that decides between answering and abstaining
     init_lr_frac: float = 0.02        # all rates of the supervised part are multiplied by this
     matrix_lr: float = 9e-3           # peak rate of linear layers (Muon) at a factor of 1
     lora_lr: float = 1e-2             # peak rate of adapters (AdamW) at a factor of 1

@@ -14,7 +14,7 @@ from nanochat.model import LanguageModel, ModelConfig
 from nanochat.rag.curriculum import FIRST_SEED, HELD_OUT_SEED, Mixture
 from nanochat.rag.pool import Pool
 from nanochat.refrag import curriculum as module
-from nanochat.refrag.curriculum import TraceCurriculum, departures, traces_right
+from nanochat.refrag.curriculum import TraceCurriculum, traces_right
 from nanochat.refrag.practice import CHAIN_STAGES, ChainWorld
 from nanochat.refrag.traces import TracePool
 from nanochat.tokenizer import Tokenizer
@@ -95,32 +95,11 @@ def test_the_decision_to_search_again_weighs_as_much_as_the_one_to_answer():
     assert torch.equal(plain.ids, heavy.ids)
     heavier = heavy.weights > plain.weights
     before = {int(token) for token in plain.ids[heavier]}
-    assert before > {TOKENIZER.special("assistant_start"), TOKENIZER.special("user_end")}
+    assert before == {TOKENIZER.special("assistant_start"), TOKENIZER.special("user_end")}
     assert torch.all(heavy.weights[heavier] == 3.0) and torch.all(heavy.weights[~heavier] == plain.weights[~heavier])
     # of plain reading, what follows a question is no decision
     reading = make("chains2", decision_weight=3.0, context_weight=0.0, reading_share=1.0).batches(0, 0)
     assert not reading.weights[reading.ids == TOKENIZER.special("user_end")].any()
-
-
-def test_the_token_with_which_a_query_leaves_the_question_is_a_decision():
-    """"Who employs the teacher of Velda?" goes on as "Who employs Torvik?": the name is what has to be learned."""
-    question, query = "Who employs the teacher of Velda?", "Who employs Torvik?"
-    documents = [{"id": "d", "title": "Velda", "content": "The teacher of Velda was Torvik."}]
-    hops = [{"query": question, "documents": documents}, {"query": query, "documents": documents, "citations": [0]},
-            {"query": query, "documents": [], "supervised": False}]
-    trace = {"messages": [{"role": "retrieval", "multi_hop": True, "hops": hops}, {"role": "user", "content": question},
-                          {"role": "assistant", "content": "", "abstain": True}]}
-    rendered = render(trace, TOKENIZER)
-    (place,) = departures(rendered, TOKENIZER)
-    start = rendered.ids.index(TOKENIZER.special("query_start")) + 3
-    told = rendered.ids[start : rendered.ids.index(TOKENIZER.special("query_end"))]
-    assert TOKENIZER.decode(told[: place - start]).strip() == "Who employs"
-    assert "Torvik".startswith(TOKENIZER.decode(told[place - start :]).strip()[:1])
-    curriculum = make("chains2", decision_weight=3.0, context_weight=0.0, reading_share=0.0)
-    batch = curriculum.batches(0, 0)
-    heavy = batch.weights == 3.0
-    after_marks = torch.isin(batch.ids, torch.tensor([TOKENIZER.special(name) for name in curriculum.decision_after]))
-    assert (heavy & ~after_marks).any(), "a token inside a query"
 
 
 def test_settings_of_the_run_reach_the_traces():

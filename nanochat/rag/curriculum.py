@@ -102,13 +102,9 @@ class Curriculum:
         packed = pack(rendered, row_len=self.row_len, context_weight=self.context_weight,
                       context_share=self.context_share, rng=rng,
                       decision_after=[self.tokenizer.special(name) for name in self.decision_after],
-                      decision_weight=self.decision_weight, decisions=self._decisions)
+                      decision_weight=self.decision_weight)
         counts = {name: number - before[name] for name, number in self.left_out().items()}
         return replace(packed, kind=self.names[self.index], counts=counts)
-
-    def _decisions(self, rendered: Rendered) -> list[int]:
-        """Places in a sequence where something is decided, beside those behind `decision_after`."""
-        return []
 
     def left_out(self) -> dict[str, int]:
         """What was left out so far so that conversations fit into rows."""

@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,15 +49,13 @@ def _text_of(slot: int, rendered: Rendered, tokenizer: Tokenizer) -> str:
 def pack(
     rendered: Sequence[Rendered], *, row_len: int, context_weight: float, context_share: float = 1.0,
     rng: random.Random | None = None, decision_after: int | Sequence[int] = (), decision_weight: float = 1.0,
-    decisions: Callable[[Rendered], Iterable[int]] = lambda rendered: (),
 ) -> Batch:
     """Put sequences into as few rows of `row_len` as first fit finds, longest first.
 
     Targets are the next token of the same sequence, -1 at its end and in the unused tail of a row; supervised tokens
     weigh 1, all others `context_weight` (0 leaves them out). Of the latter only `context_share` are kept, drawn by
     `rng`, with their weight raised to make up for it: the head is a large part of a small model's work. A supervised
-    token right after an id of `decision_after` weighs `decision_weight`: whether to answer is one token of many. So do
-    those at the places of a sequence that `decisions` gives.
+    token right after an id of `decision_after` weighs `decision_weight`: whether to answer is one token of many.
     seq_idx numbers the sequences of a row. A sequence that is longer than a row (an over-long question) is left out;
     without any the batch has no rows.
     """
@@ -78,7 +76,6 @@ def pack(
     ids, targets = torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
     seq_idx = torch.zeros(shape, dtype=torch.long)
     is_answer = torch.zeros(shape, dtype=torch.bool)
-    is_decided = torch.zeros(shape, dtype=torch.bool)
     for row, items in enumerate(rows):
         start = 0
         for number, item in enumerate(items):
@@ -87,7 +84,6 @@ def pack(
             ids[row, start:end], targets[row, start:end] = sequence[:-1], sequence[1:]
             is_answer[row, start:end] = torch.tensor(item.mask[1:]) == 1
             seq_idx[row, start:end] = number
-            is_decided[row, [start + place - 1 for place in decisions(item)]] = True
             start = end
         seq_idx[row, start:] = len(items)
     is_kept = torch.full(shape, context_weight > 0)
@@ -96,7 +92,7 @@ def pack(
         is_kept = torch.rand(shape, generator=generator) < context_share
     targets[~(is_answer | is_kept)] = -1
     marks = [decision_after] if isinstance(decision_after, int) else list(decision_after)
-    is_decided |= torch.isin(ids, torch.tensor(marks, dtype=torch.long))
-    answer_weights = torch.where(is_decided, decision_weight, 1.0)
+    is_decided_next = torch.isin(ids, torch.tensor(marks, dtype=torch.long))
+    answer_weights = torch.where(is_decided_next, decision_weight, 1.0)
     weights = torch.where(is_answer, answer_weights, context_weight / context_share) * (targets >= 0)
     return Batch(ids=ids, targets=targets, weights=weights, is_answer=is_answer, seq_idx=seq_idx)

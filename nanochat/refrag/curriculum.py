@@ -16,7 +16,6 @@ from nanochat.rag.pool import Pool
 from nanochat.refrag.practice import CHAIN_STAGES, ChainStage, ChainWorld, practice_chains
 from nanochat.refrag.trace_config import TraceConfig
 from nanochat.refrag.traces import TracePool
-from nanochat.tokenizer import Tokenizer
 from nanochat.training import mean_over_ranks
 from nanochat.training.losses import keep_group
 
@@ -49,9 +48,6 @@ class TraceCurriculum(Curriculum):
         # refused now, not in the middle of a run
         for name in self.names:
             self._traces_of(CHAIN_STAGES[name])
-
-    def _decisions(self, rendered: Rendered) -> list[int]:
-        return departures(rendered, self.tokenizer)
 
     @property
     def stage(self) -> ChainStage:  # type: ignore[override]
@@ -109,29 +105,6 @@ class TraceCurriculum(Curriculum):
 
 
 @torch.no_grad()
-def departures(rendered: Rendered, tokenizer: Tokenizer) -> list[int]:
-    """Places of the tokens with which a supervised query leaves the words of what was asked before: there a name takes
-    the place of what described it, while most other tokens of a query are copied.
-    """
-    ids, asked, places, at = rendered.ids, [], [], 0
-    ends = {tokenizer.special(f"{name}_start"): tokenizer.special(f"{name}_end") for name in ("user", "query")}
-    while at < len(ids):
-        if ids[at] not in ends:
-            at += 1
-            continue
-        start, end = at + 1, ids.index(ends[ids[at]], at)
-        if ids[at] == tokenizer.special("user_start"):
-            asked = ids[start:end]
-        else:
-            while ids[start] == tokenizer.special("cite"):
-                start += 2
-            same = next((number for number, (old, new) in enumerate(zip(asked, ids[start:end])) if old != new),
-                        min(len(asked), end - start))
-            places += [start + same] if rendered.mask[start + same] else []
-        at = end
-    return places
-
-
 def traces_right(model: nn.Module, rendered: Sequence[Rendered], group: range) -> list[bool]:
     """Whether the model would write every supervised token of each sequence; those of `group` (document slots) compete
     with one another only, as in training. Teacher forcing decides this exactly for greedy decoding.
