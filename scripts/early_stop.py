@@ -1,5 +1,6 @@
 """Early stopping: the checkpoint with the best validation loss is kept, and training ends when none is better."""
 
+import contextlib
 import json
 import math
 import shutil
@@ -8,7 +9,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from nanochat.checkpoint_files import META_FILE
 from nanochat.common import base_dir, print0, rank, write_json
+from nanochat.errors import CheckpointNotFound
 
 BEST = ".best"  # what a run's tag is followed by while its best checkpoint waits beside the latest ones
 FINISHED = "stopped_early.json"  # in tag.best: the exchange with the tag has begun; in the tag: it is done
@@ -25,6 +28,7 @@ class EarlyStop:
     def __init__(self, source: str, tag: str, patience: int, *, metric: str = "val_loss") -> None:
         self.source, self.tag, self.patience, self.metric = source, tag, patience, metric
         self.best, self.best_step, self.waited = math.inf, -1, 0
+        self.seen = -1  # step of the last evaluation
         self.save: Callable[[str, int], Any] = lambda tag, step: None  # set by who trains
 
     @property
@@ -33,23 +37,38 @@ class EarlyStop:
 
     def record(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {"best": self.best if self.best_step >= 0 else None, "best_step": self.best_step, "waited": self.waited}
+        return {"best": self.best if self.best_step >= 0 else None, "best_step": self.best_step, "waited": self.waited,
+                "seen": self.seen}
 
-    def restore(self, record: Mapping[str, Any]) -> None:
-        """Go on where `record` was taken."""
-        self.best_step, self.waited = int(record.get("best_step", -1)), int(record.get("waited", 0))
+    def restore(self, record: Mapping[str, Any], step: int = -1) -> None:
+        """Go on where `record` was taken, at `step`: its model, now trained further, is kept if it is the best so far.
+
+        Where the best checkpoint is gone, the next evaluation is the best.
+        """
         best = record.get("best")
-        self.best = math.inf if best is None else float(best)
+        self.seen = int(record.get("seen", -1))
+        if best is None:
+            return
+        self.best, self.best_step, self.waited = float(best), int(record["best_step"]), int(record.get("waited", 0))
+        if self.is_on and not self._folder(self.tag + BEST).is_dir():
+            if self.best_step == step:
+                self.save(self.tag + BEST, step)
+            else:
+                self.best, self.best_step, self.waited = math.inf, -1, 0
 
     def __call__(self, step: int, metrics: Mapping[str, Any]) -> bool:
         """Note an evaluation; whether training ends."""
         value = metrics.get(self.metric, math.nan)
         if not self.is_on or math.isnan(value):
             return False
+        if step <= self.seen:
+            # a run that goes on evaluates once more where it stands
+            return self.waited >= self.patience
+        self.seen = step
         if value < self.best:
             self.best, self.best_step, self.waited = value, step, 0
             self.save(self.tag + BEST, step)
-        elif step > self.best_step:
+        else:
             self.waited += 1
         return self.waited >= self.patience
 
@@ -57,6 +76,7 @@ class EarlyStop:
         """Let the best checkpoint be what the tag means; its folder, or None where nothing changes."""
         if rank() != 0 or not self.is_on:
             return None
+        self._note(last_step)
         best = self._folder(self.tag + BEST)
         # without a best step of its own, what lies there is another run's
         if self.best_step < 0 or not best.is_dir():
@@ -92,6 +112,15 @@ class EarlyStop:
         """The step of the best checkpoint of a run that has ended."""
         return int(json.loads((self._folder(self.tag) / FINISHED).read_text(encoding="utf-8"))["best_step"])
 
+    def _note(self, step: int) -> None:
+        """Put what is known by now into the last checkpoint, which was written before its evaluation."""
+        from nanochat.checkpoint_manager import find_checkpoint, read_meta
+
+        with contextlib.suppress(CheckpointNotFound):
+            path = find_checkpoint(self.source, self.tag, step)
+            if (meta := read_meta(path)).get("early_stop") not in (None, self.record()):
+                write_json(path / META_FILE, {**meta, "early_stop": self.record()})
+
     def _take_best(self) -> Path:
         from nanochat.checkpoint_manager import find_checkpoint, read_meta
 
@@ -100,7 +129,7 @@ class EarlyStop:
         path = find_checkpoint(self.source, best.name)
         meta = {**read_meta(path), "tag": self.tag}
         # the rename comes last: until then `recover` can begin again
-        write_json(path / "meta.json", meta)
+        write_json(path / META_FILE, meta)
         best.rename(folder)
         return folder / path.name
 

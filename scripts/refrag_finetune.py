@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from nanochat.common import print0, run_main
 from nanochat.config import load_config, origins
-from nanochat.errors import ConfigError, KnowledgeBaseNotFound
+from nanochat.errors import CheckpointNotFound, ConfigError, KnowledgeBaseNotFound
 from scripts.refrag_data import chain_curriculum, changed, check_stages, make_trace_pool, refrag_data
 from scripts.training_run import TuningConfig, check_numbers, find_start, row_length, say_unused, train
 from scripts.training_tasks import load_chats
@@ -102,7 +102,9 @@ def check_settings(config: RefragFinetuneConfig) -> None:
     if config.use_rewards and not config.temperature:
         raise ConfigError("--temperature is 0.0, so that all episodes of a question would be the same",
                           hint="--temperature 1.0")
-    if not config.base_tasks:
+    if not config.num_steps:
+        say_unused(config, "with --num_steps 0", *(name for name in TRACE_SETTINGS if origins(config)[name] == "flag"))
+    elif not config.base_tasks:
         say_unused(config, "without --base_tasks", "chat_share", "task_samples")
     if not config.use_rewards:
         # a config file is for both parts
@@ -112,6 +114,11 @@ def check_settings(config: RefragFinetuneConfig) -> None:
         say_unused(config, f"with --reward_mode {config.reward_mode}", "reward_weights")
 
 
+TRACE_SETTINGS = (
+    "stages", "reading_share", "base_tasks", "chat_share", "task_samples", "max_seq_len", "context_weight",
+    "decision_weight", "init_lr_frac", "matrix_lr", "embedding_lr", "scalar_lr", "lora_lr", "grad_accum_steps",
+    "eval_every", "save_every", "spike_loss", "data_workers",
+)
 REWARD_SETTINGS = (
     "rl_algo", "rl_steps", "rl_lr", "questions_per_step", "group_size", "updates_per_rollout", "temperature",
     "max_query_tokens", "max_answer_tokens", "kl", "guard_weight", "gold_steps", "gold_weight", "reward_mode",
@@ -139,6 +146,7 @@ def main(argv: list[str]) -> int:
 
         # refused now, not when the traces are learned
         policy_settings(config)
+        check_steps(config)
     data, unseen = refrag_data(config, manager)
     source_tag = config.source_tag
     if config.num_steps:
@@ -151,6 +159,23 @@ def main(argv: list[str]) -> int:
     print0(f"Next: python -m scripts.chat_cli --knowledge_base {config.knowledge_base} --source refrag "
            f"--tag {config.tag} --max_hops {config.max_hops}")
     return 0
+
+
+def check_steps(config: RefragFinetuneConfig) -> None:
+    """Raises ConfigError where --resume would train the supervised part on, without the rewards that followed it."""
+    from nanochat.checkpoint_files import read_meta
+    from nanochat.checkpoint_manager import find_checkpoint
+
+    if not config.resume or not config.num_steps:
+        return
+    try:
+        begun = read_meta(find_checkpoint("refrag", config.tag)).get("from", {})
+    except CheckpointNotFound:
+        return
+    if begun.get("tag") == config.tag + SFT and config.num_steps > begun["step"]:
+        raise ConfigError(f"refrag/{config.tag} learns from rewards behind step {begun['step']} of {begun['tag']}, "
+                          f"which --num_steps {config.num_steps} would train on without it",
+                          hint=f"--num_steps {begun['step']} --resume true, or a new run: --tag {config.tag}-2")
 
 
 def learn_traces(
@@ -172,6 +197,8 @@ def learn_traces(
     train(
         config, "refrag", start.model, start.tokenizer, curriculum.batches, num_steps=config.num_steps, row_len=row_len,
         lr_frac=config.init_lr_frac, state=start.state, version=lambda: curriculum.index,
+        # with rewards behind them, more steps would be another run
+        steps_flag="" if config.use_rewards else "--num_steps",
         evaluate=lambda step: curriculum.evaluate(start.model, step) | validation.measure(start.model),
         extra_meta=lambda: {"curriculum": curriculum.record(), "from": dict(start.origin),
                             "knowledge_base": manager.knowledge_base.fingerprint})

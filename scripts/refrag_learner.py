@@ -31,8 +31,11 @@ class RewardLearner:
 
     def roll_back(self, tag: str) -> None:
         """Put the weights of the run's best checkpoint into the model; the optimizer forgets."""
-        load_best(tag, self.policy.model)
+        meta = load_best(tag, self.policy.model)
         self.policy.forget_episodes()
+        if meta is not None:
+            # what was remembered since is about weights that are gone
+            self.policy.restore_memory(meta.get("rewards", {}))
         self._forgets = self.optimizer is None
         if self.optimizer is not None:
             forget(self.optimizer)
@@ -71,17 +74,19 @@ def rates(lr: float) -> dict[str, Any]:
     return {**dict.fromkeys(names, lr), "matrix_optimizer": "adamw"}
 
 
-def load_best(tag: str, model: Any) -> None:
+def load_best(tag: str, model: Any) -> Mapping[str, Any] | None:
+    """Put the weights of a run's best checkpoint into a model; its meta, or None where there is none."""
     barrier()
     try:
-        best, _, _ = load_model("refrag", model.device, "train", tag + BEST)
+        best, _, meta = load_model("refrag", model.device, "train", tag + BEST)
     except CheckpointNotFound:
         # somebody deleted it
         print0(f"There is no best checkpoint refrag/{tag}{BEST} to go back to: the weights stay as they are")
-        return
+        return None
     with torch.no_grad():
         for mine, theirs in zip(model.parameters(), best.parameters(), strict=True):
             mine.copy_(theirs)
+    return meta
 
 
 def forget(optimizer: Any) -> None:

@@ -79,7 +79,8 @@ def learn_from_rewards(
     early_stop.recover()
     if config.resume and early_stop.is_finished():
         print0(f"refrag/{config.tag} has ended and holds its best checkpoint, step {early_stop.finished_step()}: "
-               "nothing to do")
+               f"nothing to do. To go on from there: --source refrag --source_tag {config.tag} --tag {config.tag}-2 "
+               "--num_steps 0")
         return {}
     if config.resume and _was_refused(config.tag):
         if config.gate != "off":
@@ -106,11 +107,17 @@ def learn_from_rewards(
     control.roll_back = lambda: learner.roll_back(config.tag)
     if start.state is not None:
         policy.restore(start.state["meta"].get("rewards", {}))
-    evaluate = _evaluation(engine, sets, settings, control)
+    evaluate = _evaluation(engine, sets, settings)
+
+    def look(step: int, metrics: Mapping[str, Any]) -> bool:
+        # after the early stop has kept what is the best: what an alarm does may put other weights in its place
+        control.evaluated(step, {**metrics, "dev_accuracy": 1 - metrics["dev_error"]})
+        return bool(control.paused)
+
     result = train(
         config, "refrag", start.model, start.tokenizer, policy.batches, num_steps=config.rl_steps,
-        row_len=row_length(config, start.model), state=start.state, evaluate=evaluate, early_stop=early_stop,
-        learner=learner,
+        row_len=row_length(config, start.model), state=start.state, evaluate=evaluate, stop=look,
+        early_stop=early_stop, learner=learner, steps_flag="--rl_steps",
         extra_meta=lambda: {"from": dict(start.origin), "rewards": policy.record()})
     _say_gain(control, early_stop, sets)
     return result.get("metrics", {})
@@ -155,7 +162,7 @@ def _world(config: Any, seed: int, *, is_practice: bool = False) -> ChainWorld:
 
 
 def _evaluation(
-    engine: Engine, sets: Mapping[str, list[QuestionSet]], settings: PolicySettings, control: Control
+    engine: Engine, sets: Mapping[str, list[QuestionSet]], settings: PolicySettings
 ) -> Callable[[int], dict[str, Any]]:
     """Greedy episodes; `dev_error` is what the best checkpoint has least of: 1 less the accuracy of all questions."""
     counts = {prefix: sum(len(part.questions) for part in parts) for prefix, parts in sets.items()}
@@ -166,7 +173,6 @@ def _evaluation(
             metrics |= measure(engine, parts, settings.hops, rewards=settings.rewards, prefix=prefix,
                                max_tokens=settings.max_answer_tokens)
         accuracy = sum(metrics[f"{prefix}accuracy"] * count for prefix, count in counts.items()) / sum(counts.values())
-        control.evaluated(step, {**metrics, "dev_accuracy": accuracy})
         return metrics | {"dev_error": 1 - accuracy}
 
     return evaluate
@@ -223,4 +229,4 @@ def _say_gain(control: Control, early_stop: EarlyStop, sets: Mapping[str, list[Q
         low, high = wilson_interval(round(value * total), total)
         told.append(f"{value:.3f} [{low:.3f}, {high:.3f}]")
     print0(f"Development set, {total:,} questions: {told[0]} before rewards, {told[1]} at the best step, "
-           f"{early_stop.best_step}; {len(control.alarms)} alarm(s)")
+           f"{early_stop.best_step}; {control.num_alarms} alarm(s)")

@@ -71,6 +71,7 @@ def train(
     version: Callable[[], Any] = lambda: None,
     early_stop: EarlyStop | None = None,
     learner: Learner | None = None,
+    steps_flag: str = "--num_steps",
 ) -> dict[str, Any]:
     """Run `fit` with the common settings and save checkpoints of `source`; returns what `fit` returns and the path.
 
@@ -80,6 +81,8 @@ def train(
     KeyboardInterrupt. `version` says what batches depend on beside step and micro-batch, see `Prefetcher`. An
     `early_stop` keeps its best checkpoint, which in the end is the one that the tag means; it is used beside `stop`.
     A `learner` has a loss of its own, batches that are made when they are due, and is evaluated before its first step.
+    `steps_flag` is how the number of steps is given, for what is said about a run that has ended; empty where no flag
+    may change it.
     Raises UserError with the flags that help when memory runs out.
     """
     from nanochat.training import MetricsLog, fit, language_model_loss, warmup_stable_decay
@@ -89,7 +92,7 @@ def train(
 
     saver = _Saver(config, source, model, tokenizer, num_steps, extra_meta, is_new=state is None)
     stop = _both(stop, early_stop, saver, state)
-    done = _is_done(config, source, num_steps, state, evaluate, stop)
+    done = _is_done(config, source, num_steps, state, evaluate, stop, early_stop, steps_flag)
     if done is not None:
         return _with_best(done, early_stop)
     how = prepare(config, model, row_len=row_len)
@@ -140,10 +143,10 @@ def _both(
     if early_stop is None or not early_stop.is_on:
         return stop
     early_stop.save = saver.save_best
-    if state is not None:
-        early_stop.restore(state["meta"].get("early_stop", {}))
     meta = saver.extra_meta
     saver.extra_meta = lambda: {**meta(), "early_stop": early_stop.record()}
+    if state is not None:
+        early_stop.restore(state["meta"].get("early_stop", {}), state["step"])
 
     def either(step: int, metrics: Mapping[str, Any]) -> bool:
         is_over = early_stop(step, metrics)
@@ -235,16 +238,22 @@ def _report(
 
 def _is_done(
     config: Any, source: str, num_steps: int, state: Mapping[str, Any] | None, evaluate: Evaluate | None,
-    stop: Stop | None,
+    stop: Stop | None, early_stop: EarlyStop | None, steps_flag: str,
 ) -> dict[str, Any] | None:
-    """The result of a run in whose checkpoint nothing is left to train, with maybe empty metrics; else None."""
+    """The result of a run in whose checkpoint nothing is left to train, with maybe empty metrics; else None.
+
+    A checkpoint is written before the evaluation of its step: what that may say is asked for where it was not heard.
+    """
     if state is None:
         return None
     name, step = f"{source}/{config.tag}", state["step"]
     result = {"step": step, "path": state["path"], "metrics": {}}
     if step >= num_steps:
-        print0(f"{name} is already at step {step} of {num_steps}: nothing to do. "
-               f"To train it further: --num_steps {2 * step}")
+        if early_stop is not None and early_stop.is_on and early_stop.seen < step and evaluate and stop:
+            result["metrics"] = evaluate(step)
+            stop(step, result["metrics"])
+        further = f" To train it further: {steps_flag} {2 * step}" if steps_flag else ""
+        print0(f"{name} is already at step {step} of {num_steps}: nothing to do.{further}")
         return result
     print0(f"Resuming {name} at step {step} of {num_steps}")
     say_changes(config, state["meta"].get("config", {}))

@@ -101,6 +101,24 @@ def test_earlier_turns_stay_in_front_and_their_documents_pay(sequence_len):
     assert again["hops"] == info["hops"] and again["answer"] == info["answer"]
 
 
+def test_a_query_cites_its_document_behind_earlier_turns_that_lost_some():
+    engine = make_engine(sequence_len=500, likes=(("query_start", 6.0), ("cite", 20.0), ("query_end", 3.0)))
+    earlier = [{"role": "retrieval", "documents": make_documents(8)}, user("When?"),
+               {"role": "assistant", "content": "at 07:45", "citations": [0]}]
+    _, info = answer_of(engine, *earlier, user(), max_hops=3)
+    asked = [hop for hop in info["hops"] if hop.get("citations")]
+    assert info["dropped"] > 0 and asked, "the test needs a query that cites, behind documents that are gone"
+    every = [*make_documents(8), *(document for hop in info["hops"] for document in hop["documents"])]
+    shown = [document["id"] for document in info["documents"]]
+    # a slot counts what is shown, a citation all that was given
+    assert any(hop["citations"][0] >= len(shown) for hop in asked)
+    assert all(every[hop["citations"][0]]["id"] in shown for hop in asked)
+    # told again in the same room, the ids are those that the model read
+    again = render({"messages": [*earlier, hops(*info["hops"]), user()]}, TOKENIZER, for_generation=True,
+                   max_tokens=info["num_prompt_tokens"])
+    assert again.lost_citations == 0
+
+
 def test_a_document_that_is_cut_is_shown_cut_and_told_whole():
     words = " ".join(f"word{i}" for i in range(300))
     long = [{"id": f"long{i}", "title": "Long", "content": words} for i in range(9)]

@@ -157,8 +157,29 @@ def test_what_monitors_know_goes_through_checkpoints():
     control, _, _ = make_control()
     sound(control, "policy_drifts")
     other, said, _ = make_control()
-    other.restore(control.record(), kl=0.02, guard=1.0)
-    assert other.record() == control.record() and other.loss.kl == 0.04 and not said
+    other.restore(control.record())
+    assert other.record() == control.record() and other.loss.kl == 0.04 and other.num_alarms == 1 and not said
+
+
+def test_a_weight_that_is_lowered_when_a_run_goes_on_is_lower_as_often_as_alarms_doubled_it():
+    control, _, _ = make_control()
+    sound(control, "likelihood_falls")
+    assert control.loss.guard == 2.0
+    for given, now in ((0.25, 0.5), (0.0, 1.0)):
+        other = Control(LossSettings(kl=0.02, guard=given), say=print)
+        other.restore(control.record())
+        assert other.loss.guard == now and other.loss.kl == 0.02
+
+
+def test_outcomes_that_only_some_updates_tell_are_looked_at_all_the_same():
+    told = ("valid_share", "abstains_answerable")
+    monitors, step, names = Monitors(), 0, []
+    for number in range(4 * 2 * RECENT):
+        numbers = HEALTHY | ({"valid_share": 0.8} if number >= 4 * RECENT else {})
+        step += 1
+        # three updates of four use the episodes of the one before
+        names += monitors.update(step, numbers if number % 4 == 0 else numbers | dict.fromkeys(told, math.nan))
+    assert [alarm.signal for alarm in names][:1] == ["format_breaks"]
 
 
 def test_every_action_has_words():

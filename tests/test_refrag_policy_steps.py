@@ -1,13 +1,14 @@
 """What a step with rewards weighs and counts, and which episodes it uses."""
 
 import copy
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from test_refrag_policy_training import SETTINGS, make_training
+from test_refrag_policy_training import SETTINGS, learn, make_training, weights
 
-from nanochat.refrag import rollout
+from nanochat.refrag import policy_training, rollout
 from nanochat.refrag.audit import Tally, tally_groups
 from nanochat.refrag.control import Control
 from nanochat.refrag.policy_batch import GOLD, GUARD, POLICY
@@ -80,8 +81,6 @@ def test_even_questions_are_those_that_teach_nothing():
 
 
 def test_cut_episodes_do_not_keep_a_step_from_asking_more(monkeypatch):
-    from nanochat.refrag import policy_training
-
     calls = []
 
     def cut(*args, **options):
@@ -107,8 +106,45 @@ def test_the_development_set_is_one_number_of_all_its_questions(monkeypatch):
     monkeypatch.setattr(refrag_rewards, "measure", lambda *args, prefix, **options: {
         f"{prefix}accuracy": accuracies[prefix]})
     sets = {"dev_": [SimpleNamespace(questions=[1] * 45)] * 2, "kb_": [SimpleNamespace(questions=[1] * 10)]}
-    control = Control(LossSettings(), say=pytest.fail)
-    evaluate = refrag_rewards._evaluation(None, sets, copy.copy(SETTINGS), control)
+    evaluate = refrag_rewards._evaluation(None, sets, copy.copy(SETTINGS))
     # 45 of 90 and 10 of 10: ten questions of a small knowledge base weigh ten questions
     assert evaluate(0)["dev_error"] == pytest.approx(0.45)
-    assert control.monitors.history.dev("dev_accuracy") == [pytest.approx(0.55)]
+
+
+def make_even(monkeypatch):
+    real = policy_training.roll_out
+
+    def even(*args, **options):
+        return [replace(group, scores=[Score(0.0, {})] * len(group.scores)) for group in real(*args, **options)]
+
+    monkeypatch.setattr(policy_training, "roll_out", even)
+
+
+def test_where_no_question_tells_anything_gold_episodes_and_the_guard_still_do(monkeypatch):
+    make_even(monkeypatch)
+    training = make_training(settings=replace(SETTINGS, gold_steps=1))
+    before = weights(training.model)
+    training.batches(0, 0)
+    gold = next(item for item in training._now.sequences if item.kind == GOLD)
+    # a likelihood that it never had: the guard has something to hold on to
+    training.guard.add(gold.ids, [int(place in gold.masks) for place in range(len(gold.ids))], [0.0])
+    training._now.uses_left = 0
+    batch = training.batches(0, 0)
+    assert {item.kind for item in training._now.sequences} == {GOLD, GUARD} and batch.share > 0
+    training._now = None
+    learn(training, 1)
+    assert weights(training.model) != before
+
+
+def test_what_a_rollout_led_to_is_told_once():
+    records = learn(make_training(settings=replace(SETTINGS, updates=2, gold_steps=0)), 4, rate=1e-5)
+    assert [math.isfinite(record["reward_mean"]) for record in records] == [True, False, True, False]
+    assert all(math.isfinite(record["grad_norm"]) for record in records)
+
+
+def test_episodes_that_repeat_a_search_or_are_cut_are_not_valid():
+    group = make_group([1.0, 1.0, 1.0, 0.0], cut=(3,))
+    group = replace(group, traces=[replace(group.traces[0], num_repeated=1), *group.traces[1:]])
+    tally = Tally()
+    tally_groups([group], tally)
+    assert tally.means(("valid_share", "cut_share")) == {"valid_share": 0.5, "cut_share": 0.25}

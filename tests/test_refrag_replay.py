@@ -32,7 +32,8 @@ def make_record(*, step=1, number=0, abstained=False, is_right=True, is_valid=Tr
         "parts": {"answer": 1.0, "searches": -0.02}, "group_rewards": [0.98, -0.5],
         "trace": {"question": "Who is the mayor of Velda's town?", "answer": "" if abstained else "Mira",
                   "hops": [{"hop": 1, "query": "Who is the mayor of Velda's town?", "documents": documents[:1]},
-                           {"hop": 2, "query": f"mayor of Torvik {NASTY}", "documents": documents[1:]}],
+                           {"hop": 2, "query": f"mayor of Torvik {NASTY}", "documents": documents[1:],
+                            "citations": [0]}],
                   "citations": [] if abstained else [0, 1], "closest": [], "documents": documents,
                   "abstained": abstained, "is_valid": is_valid, "stop": "end"},
         "chosen": [chosen(3, 0, "<query_start>", 0.7), chosen(4, 0, " mayor", 0.5), chosen(5, 0, "<query_end>", 1.0),
@@ -61,6 +62,7 @@ def test_a_forced_answer_was_nobodys_decision():
 
 def test_the_lines_show_queries_results_probabilities_and_rewards_by_part():
     text = "\n".join(lines(make_record()))
+    assert "     from a" in text
     for wanted in ("Episode 0 of step 1: right, reward +0.980", "always: the question itself", "* Torvik (b)",
                    "decides to search again 70.0%", "decides to answer 60.0%", "answer +1.000, searches -0.020",
                    "wanted:   Mira (in 2 search(es); evidence a, b)", "+0.98, -0.50"):
@@ -70,6 +72,7 @@ def test_the_lines_show_queries_results_probabilities_and_rewards_by_part():
 def test_the_page_escapes_every_text_and_shows_every_episode():
     page = render_page([make_record(), make_record(number=1, is_right=False)], title=f"of {NASTY}")
     assert "<script" not in page and "&lt;script&gt;" in page and page.count("<article") == 2
+    assert "<div class=soft>from" in page
     assert "probability 70.0%" in page and "-0.020" in page and 'id="step-1-1"' in page
 
 

@@ -43,7 +43,7 @@ def test_rolling_back_brings_back_the_best_weights_and_half_the_rate(folder, mon
 
 def test_without_a_best_checkpoint_the_weights_stay_and_that_is_said(folder, capsys):
     learner = refrag_learner.RewardLearner(SimpleNamespace(
-        loss=None, model=make_model(), forget_episodes=lambda: None), 1, 1e-3)
+        restore_memory=pytest.fail, loss=None, model=make_model(), forget_episodes=lambda: None), 1, 1e-3)
     before = learner.policy.model.embed.weight.clone()
     learner.roll_back("nobody")
     assert "There is no best checkpoint refrag/nobody.best to go back to" in capsys.readouterr().out
@@ -55,14 +55,17 @@ def test_what_rolled_back_while_resuming_begins_with_an_optimizer_that_knows_not
     tag = "kept"
     (base_dir() / "checkpoints" / "refrag" / tag).rename(base_dir() / "checkpoints" / "refrag" / f"{tag}.best")
     model = make_model(3, Tokenizer.load(base_dir() / "checkpoints" / "rag" / "loose" / "step_000001"))
+    kept = []
     policy = SimpleNamespace(loss=None, model=model, control=SimpleNamespace(rate=1.0, paused=""),
-                             forget_episodes=lambda: None)
+                             forget_episodes=lambda: None, restore_memory=kept.append)
     learner = refrag_learner.RewardLearner(policy, 1, 1e-3)
     learner.roll_back(tag)
     optimizer = plain_optimizer(model)
     assert optimizer.state_tensors()
     learner.settings(optimizer, print, {"log_every": 1})
     assert not optimizer.state_tensors()
+    # right episodes and baselines, too, are those of the best checkpoint
+    assert [record.keys() for record in kept] == [{"guard", "critic", "control"}]
 
 
 @pytest.fixture
@@ -121,5 +124,5 @@ def test_resuming_goes_on_with_what_alarms_have_changed(folder, monkeypatch):
     kept = base_dir() / "checkpoints" / "refrag"
     path = next(path for tag in ("raised", "raised.1") for path in [kept / tag / "step_000001"] if path.is_dir())
     record = json.loads((path / "meta.json").read_text())["rewards"]["control"]
-    assert record["kl"] == 0.04 and record["monitors"]["sounded"] == {"raised": [1]}
+    assert record["doubled"]["raise_kl"] == 1 and record["monitors"]["sounded"] == {"raised": [1]}
     assert refrag_rewards.FOREVER > 10**6, "without patience nothing ends the run"

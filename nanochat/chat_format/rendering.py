@@ -21,6 +21,7 @@ class Rendered:
     lost_citations: int            # citations left out because their document was dropped
     trimmed: tuple[int, ...] = ()  # slots of documents that lost their tail
     lost_tokens: int = 0           # tokens of documents that are not shown: of dropped ones, and of lost tails
+    positions: tuple[int, ...] = ()  # of the documents shown: each one's place among all that the conversation gives
 
 
 def render(
@@ -74,6 +75,7 @@ def render(
         dropped=sum(map(len, groups)) - len(writer.documents) + len(writer.trimmed),
         lost_citations=writer.lost_citations,
         trimmed=tuple(writer.trimmed),
+        positions=tuple(writer.shown),
         lost_tokens=sum(given.num_cut + len(given.ids) - writer.shown.get(given.index, 0)
                         for group in groups for given in group),
     )

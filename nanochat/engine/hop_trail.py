@@ -41,6 +41,9 @@ class Trail:
         self.search_probabilities: list[float] = []  # at every decision
         self.num_repeated = 0  # searches for what had been asked before
         self.is_forced = False  # nobody decided that the search ends
+        # of each slot: its place among all documents of the conversation, of which earlier turns may have lost some
+        self._positions: list[int] = []
+        self._num_given = 0
         self._tokenizer, self._budget = tokenizer, budget
         self._max_hops, self._max_query_tokens = max_hops, max_query_tokens
         self._before, self._user, given = _parts(conversation)
@@ -81,18 +84,19 @@ class Trail:
         slots, query_ids = self._cited(query_ids)
         query = self._tokenizer.decode(query_ids).strip()
         hop: dict[str, Any] = {"hop": len(self.hops) + 1, "query": query, "documents": []}
-        hop |= {"citations": slots} if slots else {}
+        written = {"citations": slots} if slots else {}
         if tuple(query_ids) != text_ids(query, self._tokenizer):
             hop["ids"] = list(query_ids)
-        empty, _ = render_hop(hop, self._tokenizer, first_slot=0)
+        empty, _ = render_hop(hop | written, self._tokenizer, first_slot=len(self.documents))
         room = self._room(hop["hop"]) - len(self.ids) - len(empty) - 1
         self.num_repeated += self.has_asked(query)
         hop["documents"], is_trimmed = self._fit(found, room)
-        ids, mask = render_hop(hop, self._tokenizer, first_slot=len(self.documents))
+        ids, mask = render_hop(hop | written, self._tokenizer, first_slot=len(self.documents))
+        hop |= {"citations": [self._positions[slot] for slot in slots]} if slots else {}
         self.ids += ids
         self.mask += mask
         self.logprobs += [*logprobs, *([0.0] * (len(ids) - len(logprobs)))]
-        self.documents += hop["documents"]
+        self._show(hop["documents"])
         self.hops.append(hop)
         if is_trimmed:
             self._trim(found[len(hop["documents"]) - 1])
@@ -129,7 +133,9 @@ class Trail:
         rendered = render(self._conversation(hops), self._tokenizer, max_tokens=self._room(len(hops)) - 1)
         self.ids, self.mask = rendered.ids, rendered.mask
         self.logprobs = [0.0] * len(rendered.ids)
-        self.documents = rendered.documents
+        self.documents, self._positions = rendered.documents, list(rendered.positions)
+        self._num_given = sum(len(found["documents"]) for message in self._conversation(hops)["messages"]
+                              for found in message.get("hops", [message] if "documents" in message else []))
         self.dropped += rendered.dropped
         self.trimmed += rendered.trimmed
         self.hops = [dict(hop) for hop in hops]
@@ -154,6 +160,11 @@ class Trail:
             room -= cost
         self.dropped += len(found) - len(shown) + is_trimmed
         return shown, is_trimmed
+
+    def _show(self, documents: Sequence[dict[str, Any]]) -> None:
+        self.documents += documents
+        self._positions += range(self._num_given, self._num_given + len(documents))
+        self._num_given += len(documents)
 
     def _trim(self, whole: Mapping[str, Any]) -> None:
         """The last document was shown without its end."""

@@ -60,7 +60,7 @@ STAGES: dict[str, Stage] = {
         world=_OPEN | {"questions_per_entity": 6, "unanswerable_share": 0.35, "untold_title_share": 0.1,
                        "casual_share": 0.15},
         examples=ExampleConfig(max_documents=8, lookups=8, unanswerable_share=0.3, first_absent_share=0.15,
-                               taken_away_share=0.15, shuffle_share=1.0, edited_share=0.1, rival_share=0.06,
+                               taken_away_share=0.15, shuffle_share=1.0, edited_share=0.1, rival_share=0.15,
                                injected_share=0.15),
     ),
 }

@@ -67,7 +67,7 @@ def tally_groups(groups: Iterable[Group], tally: Tally) -> None:
 
 def _tally_trace(trace: Trace, reference: Reference, tally: Tally) -> None:
     tally.add("right_share", float(is_right(trace, reference)))
-    tally.add("valid_share", float(trace.is_valid or trace.is_truncated))
+    tally.add("valid_share", float(trace.is_clean))
     tally.add("repeated_share", float(trace.num_repeated > 0))
     tally.add("cut_share", float(trace.is_truncated))
     tally.add("searches", trace.num_searches)

@@ -14,14 +14,14 @@ WORDS = {
     ROLL_BACK: "back to the best checkpoint, with half the rate",
     PAUSE: "training pauses",
 }
-LEAST_KL = 0.01  # what doubling starts from where the divergence had no weight
+LEAST_KL, LEAST_GUARD = 0.01, 1.0  # what doubling makes of no weight
 
 
 class Control:
     """Acts on alarms. `mode`: "act"; "say" only prints and records them; "off" does not look.
 
-    `loss` is changed in place, `rate` is a factor for the learning rate, `roll_back` loads the best weights and is
-    called when an alarm asks for it.
+    `loss` is changed in place, from the weights that it has now; `rate` is a factor for the learning rate; `roll_back`
+    loads the best weights and is called when an alarm asks for it.
     """
 
     def __init__(
@@ -33,6 +33,9 @@ class Control:
         self.rate = 1.0
         self.paused = ""  # why, once it has
         self.alarms: list[Alarm] = []
+        self.num_alarms = 0  # those of before a resumed run went on, too
+        self._given = loss.kl, loss.guard
+        self._doubled = {RAISE_KL: 0, RAISE_GUARD: 0}  # how often each weight was
 
     def update(self, step: int, numbers: Mapping[str, float]) -> list[Alarm]:
         """After an update: look at its numbers and act."""
@@ -48,13 +51,15 @@ class Control:
 
     def record(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {"monitors": self.monitors.record(), "rate": self.rate, "kl": self.loss.kl, "guard": self.loss.guard}
+        return {"monitors": self.monitors.record(), "rate": self.rate, "doubled": self._doubled,
+                "num_alarms": self.num_alarms}
 
-    def restore(self, record: Mapping[str, Any], *, kl: float, guard: float) -> None:
-        """Go on where `record` was taken; kl and guard are the settings, kept where alarms have not raised them."""
+    def restore(self, record: Mapping[str, Any]) -> None:
+        """Go on where `record` was taken: what alarms have doubled is double of the settings of now."""
         self.monitors.restore(record.get("monitors", {}))
-        self.rate = float(record.get("rate", 1.0))
-        self.loss.kl, self.loss.guard = max(kl, record.get("kl", 0.0)), max(guard, record.get("guard", 0.0))
+        self.rate, self.num_alarms = float(record.get("rate", 1.0)), int(record.get("num_alarms", 0))
+        self._doubled |= record.get("doubled", {})
+        self._weigh()
 
     def _act(self, alarms: list[Alarm]) -> list[Alarm]:
         # the strongest first; after a roll back or a pause the others speak of weights that are gone
@@ -64,6 +69,7 @@ class Control:
             done = WORDS[alarm.action] if self.mode == "act" else f"{WORDS[alarm.action]} with --monitors act"
             self.say(f"Alarm at step {alarm.step}, {alarm.signal}: {alarm.text}; {done}")
             self.alarms.append(alarm)
+            self.num_alarms += 1
             if self.mode == "act":
                 self._do(alarm)
         return alarms
@@ -77,10 +83,14 @@ class Control:
             self.monitors.rolled_back()
         elif alarm.action == HALVE:
             self.rate /= 2
-        elif alarm.action == RAISE_KL:
-            self.loss.kl = max(LEAST_KL, 2 * self.loss.kl)
-        elif alarm.action == RAISE_GUARD:
-            self.loss.guard = 2 * self.loss.guard or 1.0
+        elif alarm.action in self._doubled:
+            self._doubled[alarm.action] += 1
+            self._weigh()
+
+    def _weigh(self) -> None:
+        self.loss.kl, self.loss.guard = (
+            2**times * (given or least / 2) if times else given
+            for times, given, least in zip(self._doubled.values(), self._given, (LEAST_KL, LEAST_GUARD), strict=True))
 
 
 _STRENGTH = (PAUSE, ROLL_BACK, HALVE, RAISE_KL, RAISE_GUARD, NOTE)

@@ -47,9 +47,12 @@ class History:
         self.devs.append(_finite(metrics))
 
     def last(self, name: str, count: int = RECENT) -> list[float]:
-        """Finite values of the last updates."""
-        values = [update.get(name, math.nan) for update in self.updates[-count:]]
-        return [value for value in values if math.isfinite(value)]
+        """The last `count` values: those of the last updates, where every one tells it.
+
+        Outcomes are told once for each rollout, also where several updates use it.
+        """
+        values = [update[name] for update in self.updates if name in update]
+        return values[-count:]
 
     def mean(self, name: str, count: int = RECENT) -> float:
         """Mean of the last `count` updates; nan before there are so many."""
@@ -183,10 +186,10 @@ def policy_drifts(history: History) -> str:
 
 
 def format_breaks(history: History) -> str:
-    """Fewer episodes are valid, below 95 % and 5 points below what it was at first."""
+    """Fewer episodes come to their end without a repeated search, below 95 % and 5 points below what it was."""
     share, then = history.mean("valid_share", 5), history.first("valid_share")
     limit = min(0.95, then - 0.05) if math.isfinite(then) else 0.8
-    return f"only {share:.0%} of the episodes are valid" if share < limit else ""
+    return f"only {share:.0%} of the episodes are complete and repeat no search" if share < limit else ""
 
 
 def episodes_are_cut(history: History) -> str:

@@ -45,7 +45,9 @@ def steps_of(question: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 def leading_ids(question: Mapping[str, Any], hop: PlannedHop) -> Sequence[str]:
-    """Ids of documents that a query follows from: none for the question itself and for mistakes."""
+    """Ids of documents that a query follows from: the evidence of the step before, or when a query is asked once more
+    the document that speaks of the thing and does not say it. None for the question itself and for mistakes.
+    """
     steps = steps_of(question)
     if not hop.is_supervised:
         return ()

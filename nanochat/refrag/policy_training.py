@@ -83,10 +83,13 @@ class PolicyTraining:
         return {"guard": self.guard.record(), "critic": self.critic.record(), "control": self.control.record()}
 
     def restore(self, record: Mapping[str, Any]) -> None:
+        self.restore_memory(record)
+        self.control.restore(record.get("control", {}))
+
+    def restore_memory(self, record: Mapping[str, Any]) -> None:
+        """Of what `record` gave, what is remembered of episodes; alarms go on as they are."""
         self.guard.restore(record.get("guard", {}))
         self.critic.restore(record.get("critic", {}))
-        loss = self.control.loss
-        self.control.restore(record.get("control", {}), kl=loss.kl, guard=loss.guard)
 
     def forget_episodes(self) -> None:
         """Use the episodes of now in no other step, as where the weights are no more those that they came from."""
@@ -105,9 +108,10 @@ class PolicyTraining:
         """Look at what step number `step` (from 1) did, act on alarms; numbers for the log. `record` is that of fit."""
         assert self._now is not None, "no step was made"
         now, tally = self._now, Tally()
-        tally_groups(now.groups, tally)
         found = self._found(now)
         if now.used == 1:
+            # each rollout once: its later updates are no new evidence
+            tally_groups(now.groups, tally)
             self._compare(now, found, tally)
             self._keep(step, now, found)
         self._drift = abs(record.get("loss_drift", 0.0))
@@ -151,10 +155,10 @@ class PolicyTraining:
                 break
         traces = [None] * len(sequences)
         mine, whose = self._policy_sequences(groups)
-        guarded = self.guard.draw(settings.guarded, rng, self._masks, weight=self._token_weight) if mine else []
+        guarded = self.guard.draw(settings.guarded, rng, self._masks, weight=self._token_weight)
         sequences, traces = sequences + mine + guarded, traces + whose + [None] * len(guarded)
         batches = make_batches(sequences, settings.num_batches, num_ids=self.model.config.vocab_size,
-                               normaliser=self._normaliser(mine))
+                               normaliser=self._normaliser(mine) or self._normaliser(self._whole(groups)))
         batches = [self._scored(batch) for batch in batches]
         return _Step(groups, sequences, traces, batches, settings.updates_per_rollout)
 
@@ -207,6 +211,11 @@ class PolicyTraining:
                     advantages={place: value[number] for place, number in piece_of.items()}))
                 traces.append(trace)
         return sequences, traces
+
+    def _whole(self, groups: Sequence[Group]) -> list[Sequenced]:
+        """All whole episodes, which gold and guarded ones are weighed against where none of them teaches anything."""
+        return [Sequenced(ids=trace.token_ids, masks=self._masks(trace.token_ids, trace.mask), kind=POLICY, weight=0.0)
+                for group in groups for trace in group.traces if not trace.is_truncated]
 
     def _token_weight(self, num_tokens: int) -> float:
         weighting = self.settings.how.weighting

@@ -23,6 +23,7 @@ class Move:
     advantage: float
     documents: Sequence[Mapping[str, Any]]  # what a search brought; what an answer cites
     tokens: Sequence[tuple[str, float | None]]  # chosen tokens and their probabilities
+    led_by: Sequence[Mapping[str, Any]] = ()  # documents that a query says it follows from
 
 
 def outcome(record: Record) -> str:
@@ -41,19 +42,23 @@ def moves(record: Record) -> Iterator[Move]:
         pieces.setdefault(chosen["piece"], []).append(chosen)
     # the first search is not chosen; every piece but the last leads to the next one
     for number, hop in enumerate(trace["hops"]):
-        yield _move("search", hop["query"], hop["documents"], pieces.get(number - 1, ()) if number else ())
+        led_by = [trace["documents"][slot] for slot in hop.get("citations", ())]
+        yield _move("search", hop["query"], hop["documents"], pieces.get(number - 1, ()) if number else (), led_by)
     cited = [trace["documents"][slot] for slot in (*trace["citations"], *trace["closest"])]
     yield _move("answer", trace["answer"], cited, pieces.get(len(trace["hops"]) - 1, ()))
 
 
-def _move(kind: str, text: str, documents: Sequence[Mapping[str, Any]], chosen: Sequence[Mapping[str, Any]]) -> Move:
+def _move(
+    kind: str, text: str, documents: Sequence[Mapping[str, Any]], chosen: Sequence[Mapping[str, Any]],
+    led_by: Sequence[Mapping[str, Any]] = (),
+) -> Move:
     is_decided = bool(chosen) and chosen[0]["text"] in ("<query_start>", "<assistant_start>")
     rest = chosen[is_decided:]
     return Move(
         kind=kind, text=text, is_chosen=is_decided, documents=documents,
         decision=_probability(chosen[:1]) if is_decided else None, likelihood=_probability(rest) if rest else None,
         advantage=chosen[0]["advantage"] if chosen else 0.0,
-        tokens=[(one["text"], _probability([one])) for one in chosen],
+        tokens=[(one["text"], _probability([one])) for one in chosen], led_by=led_by,
     )
 
 
@@ -91,6 +96,8 @@ def lines(record: Record) -> Iterator[str]:
             how = f"decides to search again {_percent(move.decision)}, writes this query {_percent(move.likelihood)}" \
                 if move.is_chosen else "always: the question itself"
             yield f"  {place}. search: {move.text!r}  ({how})"
+            if move.led_by:
+                yield f"     from {_names([document['id'] for document in move.led_by])}"
             for document in move.documents:
                 mark = "*" if document["id"] in reference["supporting_ids"] else " "
                 yield f"     {mark} {document['title']} ({document['id']})"

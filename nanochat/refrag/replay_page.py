@@ -86,10 +86,12 @@ def _step(move: Move, evidence: set[str]) -> str:
         f'<span class="soft">({escape(document["id"])}) {escape(document["content"][:_SNIPPET])}</span></li>'
         for document in move.documents)
     nothing = "<p class=soft>nothing was found</p>" if move.kind == "search" and not move.documents else ""
+    led = ", ".join(escape(f"{document['title']} ({document['id']})") for document in move.led_by)
+    led = f"<div class=soft>from {led}</div>" if led else ""
     tokens = " ".join(f"<code>{escape(text)}</code>&nbsp;{'?' if value is None else f'{value:.2f}'}"
                       for text, value in move.tokens)
     detail = f"<details><summary>tokens and their probabilities</summary><p>{tokens}</p></details>" if tokens else ""
-    return f'<li>{head} <span class="soft">{how}</span><ul>{found}</ul>{nothing}{detail}</li>'
+    return f'<li>{head} <span class="soft">{how}</span>{led}<ul>{found}</ul>{nothing}{detail}</li>'
 
 
 def _likely(what: str, move: Move) -> str:
