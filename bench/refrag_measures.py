@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.checkpoint_manager import load_model
+from nanochat.common import write_jsonl
 from nanochat.engine import Engine
 from nanochat.engine.hops import HopConfig
 from nanochat.evaluation.statistics import bootstrap_mean, paired_difference, proportion
@@ -13,9 +14,11 @@ from nanochat.rag.curriculum import HELD_OUT_SEED
 from nanochat.refrag.practice import ChainWorld
 from nanochat.refrag.rewards import RewardSettings, citation_f1, evidence_recall, is_right
 from nanochat.refrag.rollout import roll_out
+from nanochat.retrieval import Document, KnowledgeBase
 from tasks.world_chains import CHAIN_WORLD, ChainConfig
 
 TEST_SEED = HELD_OUT_SEED + 2 * 10**8  # worlds of no gate and no development set
+UNLABELLED_SEED = HELD_OUT_SEED + 3 * 10**8  # nor of these
 Records = list[dict[str, Any]]
 
 
@@ -30,6 +33,24 @@ class Setting:
     wordings: str = "train"  # of the questions: train or held_out
     num_worlds: int = 4
     per_length: int = 60  # questions of each length and world
+
+
+def make_unlabelled(folder: Path, seed: int) -> Path:
+    """A knowledge base in a folder, and beside it questions and their answers, no more: worded as no training is, and
+    nobody says which documents answer them, or in how many steps.
+    """
+    home = folder / "knowledge_base"
+    if home.is_dir():
+        return home
+    settings = {**CHAIN_WORLD, "num_entities": 400, "question_wordings": "held_out"}
+    world = ChainWorld(UNLABELLED_SEED + seed, settings, "bm25",
+                       chains=ChainConfig(seed=seed, hops=(1, 2, 3), per_length=240))
+    records = [{name: question[name] for name in ("id", "question", "answers")} for question in world.questions]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_jsonl(folder / "queries_validation.jsonl", records[::6])
+    write_jsonl(folder / "queries_train.jsonl", [one for place, one in enumerate(records) if place % 6])
+    KnowledgeBase.build([Document.from_dict(one) for one in world.documents], home, "bm25")
+    return home
 
 
 def load(tag: str, *, source: str = "refrag", device: str = "cpu") -> Engine:

@@ -3,8 +3,10 @@
     python -m bench.refrag_tiny --preset data/tiny_preset --output data/refrag_tiny
 
 Begins with the readers that bench.tiny_preset left (rag/tiny-SEED). Each seed learns traces, then rewards; then the
-same where traces are incomplete, a noisier retriever, and one hop more than the traces had, beside rejection sampling
-(raft) with as many rollouts. Stopped and started again it goes on.
+same where traces are incomplete, beside rejection sampling (raft) with as many rollouts: a noisier retriever, one hop
+more than the traces had, and a knowledge base of which nothing is known but questions, in other words than those of
+traces, and answers ("unlabelled"). "random" is a control: rewards that know nothing. Stopped and started again it goes
+on.
 """
 
 import json
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.refrag_measures import Records, Setting, ask_all, gains, load, numbers, say, work_folder
+from bench.refrag_measures import Records, Setting, ask_all, gains, load, make_unlabelled, numbers, say, work_folder
 from bench.stages import run_stages
 from nanochat.checkpoint_files import META_FILE
 from nanochat.checkpoint_manager import find_checkpoint
@@ -31,14 +33,14 @@ class RefragTinyConfig:
     rl_steps: int = 0                 # with rewards; 0: as configs/tiny_refrag.py has it
     noise: float = 0.25               # of the noisier retriever
     per_length: int = 60              # test questions of each length and world
-    parts: str = "plain,noisy,longer"  # which rewards are learned: as the traces are, noisier, one hop longer
-    raft: str = "noisy,longer"        # of these the parts with rejection sampling beside
+    parts: str = "plain,noisy,longer,unlabelled,random"  # which rewards are learned, and where
+    raft: str = "noisy,longer,unlabelled"  # of these the parts with rejection sampling beside
     gate: str = "off"                 # strict or off: whether rewards are learned in any case
     results: str = "bench/results/refrag_tiny.json"  # where the numbers go
 
 
 CONFIG = RefragTinyConfig
-PARTS = ("plain", "noisy", "longer")
+PARTS = ("plain", "noisy", "longer", "unlabelled", "random")
 SHORT = ("--stages", "chains1,chains2")  # traces of one hop less than the questions of the part with rewards
 SHOWN = ("em_1", "em_2", "em_3", "all_evidence_2", "abstain_f1", "valid", "searches_over")
 
@@ -55,15 +57,15 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def stages_of(config: RefragTinyConfig, seed: int, kb: str) -> dict[str, list[str]]:
-    """name -> arguments of refrag_finetune, in order; names are tags."""
+def stages_of(config: RefragTinyConfig, seed: int, kb: str, unlabelled: str = "") -> dict[str, list[str]]:
+    """name -> arguments of refrag_finetune, in order; names are tags. `unlabelled`: the knowledge base of that part."""
     base = ["configs/tiny_refrag.py", "--knowledge_base", kb, "--cloze_per_document", "0", "--seed", str(seed),
             "--resume", "true"]
     supervised = ["--source", "rag", "--source_tag", f"tiny-{seed}", "--use_rewards", "false",
                   *(["--num_steps", str(config.num_steps)] if config.num_steps else [])]
     parts, beside = config.parts.split(","), config.raft.split(",")
     stages: dict[str, list[str]] = {}
-    if "plain" in parts or "noisy" in parts:
+    if parts != ["longer"]:
         stages["sft"] = [*base, *supervised]
     if "longer" in parts:
         stages["short"] = [*base, *supervised, *SHORT]
@@ -79,6 +81,12 @@ def stages_of(config: RefragTinyConfig, seed: int, kb: str) -> dict[str, list[st
         if "longer" in mine:
             # gold episodes of the longer questions would be traces that the supervised part did not have
             stages[f"{algorithm}-longer"] = [*how, "--source_tag", f"{seed}-short", "--gold_steps", "0"]
+        if "unlabelled" in mine:
+            # half of what is learned from stays as it was, so that nothing is lost
+            stages[f"{algorithm}-unlabelled"] = [*how, "--source_tag", f"{seed}-sft", "--knowledge_base", unlabelled,
+                                                 "--world_share", "0.5"]
+        if "random" in mine:
+            stages[f"{algorithm}-random"] = [*how, "--source_tag", f"{seed}-sft", "--reward_mode", "random"]
     return {name: [*argv, "--tag", f"{seed}-{name}"] for name, argv in stages.items()}
 
 
@@ -90,7 +98,9 @@ def one(config: RefragTinyConfig, seed: int) -> dict[str, Any]:
                         hint=f"make it: python -m bench.tiny_preset --output {config.preset}")
     os.environ["NANOCHAT_BASE_DIR"] = str(base / "base")
     work = work_folder(config.output, seed)
-    stages = stages_of(config, seed, str(base / "world" / "knowledge_base"))
+    parts = config.parts.split(",")
+    unlabelled = str(make_unlabelled(work / "unlabelled", seed)) if "unlabelled" in parts else ""
+    stages = stages_of(config, seed, str(base / "world" / "knowledge_base"), unlabelled)
     minutes = run_stages({name: ["scripts.refrag_finetune", *argv] for name, argv in stages.items()}, work,
                          f"seed {seed}")
     setting = Setting(per_length=config.per_length)
@@ -104,7 +114,9 @@ def one(config: RefragTinyConfig, seed: int) -> dict[str, Any]:
         "rloo, other wordings": ("rloo", unseen), "noisy sft": ("sft", noisy), "noisy rloo": ("rloo-noisy", noisy),
         "noisy raft": ("raft-noisy", noisy), "longer sft": ("short", setting), "longer rloo": ("rloo-longer", setting),
         "longer raft": ("raft-longer", setting), "longer sft, single search": ("short", single),
-        "noisy rloo on clean": ("rloo-noisy", setting),
+        "noisy rloo on clean": ("rloo-noisy", setting), "unlabelled rloo, other wordings": ("rloo-unlabelled", unseen),
+        "unlabelled raft, other wordings": ("raft-unlabelled", unseen),
+        "unlabelled rloo on plain": ("rloo-unlabelled", setting), "random": ("rloo-random", setting),
     }
     asked = {name: ask(work, f"{seed}-{model}", how, seed) for name, (model, how) in questions.items()
              if model in stages}
@@ -112,7 +124,10 @@ def one(config: RefragTinyConfig, seed: int) -> dict[str, Any]:
     changes = {name: gains(asked[before], asked[after]) for name, before, after in (
         ("rewards", "sft", "rloo"), ("rejection", "sft", "raft"), ("rewards, noisy", "noisy sft", "noisy rloo"),
         ("rejection, noisy", "noisy sft", "noisy raft"), ("rewards, longer", "longer sft", "longer rloo"),
-        ("rejection, longer", "longer sft", "longer raft"), ("lost elsewhere", "sft", "noisy rloo on clean"))
+        ("rejection, longer", "longer sft", "longer raft"), ("lost elsewhere", "sft", "noisy rloo on clean"),
+        ("rewards, unlabelled", "sft, other wordings", "unlabelled rloo, other wordings"),
+        ("rejection, unlabelled", "sft, other wordings", "unlabelled raft, other wordings"),
+        ("lost elsewhere, unlabelled", "sft", "unlabelled rloo on plain"), ("random rewards", "sft", "random"))
         if before in asked and after in asked}
     print0(f"seed {seed}, minutes: {', '.join(f'{name} {value:.1f}' for name, value in minutes.items())}")
     for name, table in found.items():

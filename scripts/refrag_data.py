@@ -45,13 +45,16 @@ def refrag_data(config: Any, manager: Any) -> tuple[Any, frozenset[str]]:
 
     documents = manager.knowledge_base.documents
     data = tuning_data(config.knowledge_base, documents, config.questions, cloze_per_document=config.cloze_per_document,
-                       seed=config.seed, validation_share=config.validation_share)
+                       seed=config.seed, validation_share=config.validation_share,
+                       needs_evidence=not config.use_rewards)
     for name, why in data.unused.items():
         say_unused(config, why, name)
     data = with_chains(config, data, {document.id for document in documents})
     kept = len(data.validation_questions) + len(data.validation_episodes)
     chains = sum(bool(question.get("steps")) for question in data.questions)
-    print0(f"Training data: {data.origin}; {chains:,} questions of several hops; {kept:,} kept for validation")
+    unknown = len(without_steps(data.questions))
+    told = f"{chains:,} questions of several hops; " + (f"{unknown:,} that only rewards can teach; " if unknown else "")
+    print0(f"Training data: {data.origin}; {told}{kept:,} kept for validation")
     return data, unseen_documents(documents, data, data)
 
 
@@ -78,13 +81,35 @@ def with_chains(config: Any, data: Any, ids: set[str]) -> Any:
     return data
 
 
-def make_trace_pool(questions: Sequence[Mapping[str, Any]], manager: Any, *, unseen: Collection[str] = ()) -> Any:
-    """The knowledge base's questions as a source of traces, or None where none of them tells its steps."""
+def without_steps(questions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The questions whose steps nobody knows: of them there are no traces, but what answers them can be rewarded."""
+    from nanochat.refrag.planning import steps_of
+
+    return [question for question in questions if not steps_of(question)]
+
+
+def make_reward_source(
+    questions: Sequence[Mapping[str, Any]], manager: Any, settings: Any, *, unseen: Collection[str] = ()
+) -> Any:
+    """The knowledge base's questions to be asked for rewards, those without steps among them; None without any."""
+    from nanochat.refrag.sources import PoolSource
+
+    pool = make_trace_pool(questions, manager, unseen=unseen, needs_steps=False)
+    source = PoolSource(pool, settings, without_steps(questions))
+    return None if source.is_empty else source
+
+
+def make_trace_pool(
+    questions: Sequence[Mapping[str, Any]], manager: Any, *, unseen: Collection[str] = (), needs_steps: bool = True
+) -> Any:
+    """The knowledge base's questions as a source of traces; None where none with an answer tells its steps, if it must.
+    """
     from nanochat.refrag.planning import steps_of
     from nanochat.refrag.traces import TracePool
 
     usable = [question for question in questions if steps_of(question)]
-    if not usable:
+    # of those without an answer alone, abstaining would be all that is learned
+    if needs_steps and not any(question["answers"] for question in usable):
         return None
     documents = [document.to_dict() for document in manager.knowledge_base.documents if document.id not in unseen]
     place_of = {document["id"]: place for place, document in enumerate(documents)}
@@ -114,7 +139,8 @@ def chain_curriculum(
 
     share = kb_share(config, chats)
     if pool is None and share:
-        print0("The knowledge base has no question that says how it is searched: its share goes to practice worlds")
+        print0("The knowledge base has no question that says where its answer is found: its share goes to practice "
+               "worlds")
     return TraceCurriculum(
         stages, tokenizer, seed=config.seed + 3, row_len=row_len, examples_per_step=config.device_batch_size,
         context_weight=config.context_weight, decision_weight=config.decision_weight,

@@ -25,10 +25,9 @@ from nanochat.refrag.practice import PRACTICE_WORLD, ChainWorld, practice_chains
 from nanochat.refrag.rewards import RewardSettings
 from nanochat.refrag.sources import DrawSettings, MixedSource, PoolSource, WorldSource
 from nanochat.refrag.trace_config import TraceConfig
-from nanochat.refrag.traces import TracePool
 from nanochat.training.precision import autocast, pick_dtype
 from scripts.early_stop import EarlyStop
-from scripts.refrag_data import changed, make_trace_pool, world_retriever
+from scripts.refrag_data import changed, make_reward_source, world_retriever
 from scripts.refrag_learner import RewardLearner
 from scripts.training_run import find_start, row_length, set_aside, train
 from tasks.world_chains import CHAIN_WORLD, ChainConfig
@@ -124,14 +123,14 @@ def learn_from_rewards(
 
 
 def training_source(config: Any, manager: Any, data: Any, unseen: Any) -> Any:
-    """Questions of new worlds, and of the knowledge base where it has some that say how they are searched."""
+    """Questions of new worlds, and of the knowledge base."""
     draws = DrawSettings(max_hops=config.max_hops, top_k=config.top_k_per_hop, unanswerable_share=PRACTICE_ABSENT)
     worlds = WorldSource(lambda seed: _world(config, seed, is_practice=True).traces, draws,
                          first=FIRST_SEED, past=HELD_OUT_SEED)
-    pool = make_trace_pool(data.questions, manager, unseen=unseen) if config.world_share < 1 else None
-    if pool is None or min(pool.by_hops) > config.max_hops:
+    mine = make_reward_source(data.questions, manager, draws, unseen=unseen) if config.world_share < 1 else None
+    if mine is None:
         return worlds
-    return MixedSource([worlds, PoolSource(pool, draws)], [config.world_share, 1 - config.world_share])
+    return MixedSource([worlds, mine], [config.world_share, 1 - config.world_share])
 
 
 def development_sets(config: Any, manager: Any, data: Any) -> dict[str, list[QuestionSet]]:
@@ -140,9 +139,9 @@ def development_sets(config: Any, manager: Any, data: Any) -> dict[str, list[Que
     each = -(-config.dev_questions // DEV_WORLDS)
     worlds = [PoolSource(_world(config, DEV_SEED + number).traces, draws) for number in range(DEV_WORLDS)]
     sets = {"dev_": [_set(source, each) for source in worlds]}
-    pool: TracePool | None = make_trace_pool(data.validation_questions, manager)
-    if pool is not None and config.world_share < 1 and min(pool.by_hops) <= config.max_hops:
-        sets["kb_"] = [_set(PoolSource(pool, draws), config.dev_questions)]
+    mine = make_reward_source(data.validation_questions, manager, draws) if config.world_share < 1 else None
+    if mine is not None:
+        sets["kb_"] = [_set(mine, config.dev_questions)]
     return sets
 
 

@@ -31,7 +31,7 @@ def test_every_stage_is_a_command_and_goes_on_from_one_that_ran(parts, monkeypat
         if config.use_rewards:
             assert config.source_tag in done and config.rl_steps == 7 and config.num_steps == 0
         done.add(config.tag)
-    assert len(stages) == len(done) == {"plain": 2, "noisy": 3, "longer": 3}.get(parts, 7)
+    assert len(stages) == len(done) == {"plain": 2, "random": 2, ",".join(PARTS): 10}.get(parts, 3)
 
 
 def test_what_traces_leave_out_is_left_out_of_gold_episodes_too(monkeypatch):

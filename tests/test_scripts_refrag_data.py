@@ -1,6 +1,7 @@
 """The data of refrag_finetune: questions of several hops are found where they lie, and what cannot be used is named."""
 
 import json
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -9,9 +10,11 @@ from refrag_stubs import make_world
 from nanochat.common import write_jsonl
 from nanochat.config import load_config
 from nanochat.errors import ConfigError, UserError
+from nanochat.rag.question_file import QuestionError
 from nanochat.rag.tuning_data import TuningData
+from nanochat.refrag.sources import DrawSettings
 from nanochat.retrieval import Document, KnowledgeBase, RetrievalManager
-from scripts.refrag_data import check_stages, make_trace_pool, refrag_data, with_chains
+from scripts.refrag_data import check_stages, make_reward_source, make_trace_pool, refrag_data, with_chains
 from scripts.refrag_finetune import RefragFinetuneConfig
 
 
@@ -110,3 +113,31 @@ def test_a_pool_searches_around_what_may_not_be_shown():
     found = [[pool.documents[place]["id"] for place in row] for row in pool.search(["Which kite?"], 2)]
     assert found == [["2", "3"]]
     assert make_trace_pool([{**question, "hops": 2}], stub) is None, "nobody knows how it is searched"
+
+
+def test_questions_whose_steps_nobody_knows_are_asked_for_rewards_and_no_traces(place, manager, capsys):
+    known = chain_questions()
+    plain = [{name: one[name] for name in ("id", "question", "answers")} for one in known]
+    path = place / "answers.jsonl"
+    write_jsonl(path, [*plain, {"id": "none", "question": "Who?", "answers": []}])
+    given = ["--knowledge_base", place / "kb", "--questions", path, "--cloze_per_document", 0]
+    data, unseen = refrag_data(settings(*given, "--validation_share", 0.3), manager)
+    kept = [one for one in data.questions if one["answers"]]
+    assert 0 < len(kept) < len(known) and f"{len(kept)} that only rewards can teach" in capsys.readouterr().out
+    pool = make_trace_pool(data.questions, manager, unseen=unseen)
+    assert pool is None or not any(group for group, _ in pool.by_hops.values())
+    source = make_reward_source(data.questions, manager, DrawSettings(max_hops=2), unseen=unseen)
+    drawn = source.draw("x", 40)
+    assert {one["id"] for one in drawn.questions} >= {one["id"] for one in kept}
+    assert all(drawn.gold(one, random.Random(0)) is None for one in drawn.questions if one["answers"])
+    # more documents than searches: nobody could answer it
+    far = [{**plain[0], "supporting_ids": [manager.knowledge_base.documents[n].id for n in range(3)], "hops": 1}]
+    assert make_reward_source(far, manager, DrawSettings(max_hops=2)) is None
+    assert make_reward_source(far, manager, DrawSettings(max_hops=3)).draw("x", 1).questions[0]["hops"] == 3
+
+
+def test_without_rewards_a_question_must_name_its_evidence(place, manager):
+    path = place / "bare.jsonl"
+    write_jsonl(path, [{"id": "q", "question": "Who?", "answers": ["Mira"]}])
+    with pytest.raises(QuestionError, match="it has answers, but 'supporting_ids' is empty"):
+        refrag_data(settings("--knowledge_base", place / "kb", "--questions", path, "--use_rewards", "false"), manager)

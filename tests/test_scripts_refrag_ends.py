@@ -1,13 +1,16 @@
 """How runs of refrag_finetune end and go on: which checkpoint is the best, and what may not change any more."""
 
 import itertools
+import json
+import re
 
 import pytest
 from refrag_stubs import FAST, ask, hash_of, make_refrag_place, meta_of, steps_of
 
-from nanochat.common import base_dir, run_main
+from nanochat.common import base_dir, run_main, write_jsonl
 from nanochat.config import load_config
 from nanochat.refrag import monitors
+from nanochat.refrag.episode_log import log_path
 from scripts import refrag_finetune, refrag_rewards
 from scripts.early_stop import BEST
 
@@ -116,3 +119,16 @@ def test_flags_of_traces_are_said_to_do_nothing_without_them(folder, capsys):
     printed = capsys.readouterr().out
     assert all(f"--{name} has no effect with --num_steps 0" in printed for name in unused)
     assert "--rl_lr" not in printed and "--weight_decay" not in printed
+
+
+def test_rewards_learn_from_questions_of_which_nothing_but_the_answers_is_known(folder):
+    records = [json.loads(line) for line in (folder / "queries_train.jsonl").read_text().splitlines()]
+    bare = [{name: one[name] for name in ("id", "question", "answers")} for one in records]
+    write_jsonl(folder / "bare.jsonl", bare)
+    flags = [*AGAIN, "--questions", f"{folder}/bare.jsonl", "--world_share", "0"]
+    printed = ask(folder, "bare", *flags, "--log_episodes", "99")
+    assert re.search(r"; \d+ that only rewards can teach; \d+ kept for validation", printed)
+    asked = {json.loads(line)["question_id"] for line in log_path("bare").read_text().splitlines()}
+    assert asked <= {one["id"] for one in bare} and any(one["answers"] for one in bare if one["id"] in asked)
+    # traces come of worlds where no question has steps
+    assert "its share goes to practice worlds" in ask(folder, "traced", "--questions", f"{folder}/bare.jsonl")

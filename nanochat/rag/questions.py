@@ -12,16 +12,18 @@ from nanochat.retrieval import Document
 BESIDE = "queries_train.jsonl"  # looked for in the knowledge base's folder and the one above
 
 
-def read_questions(path: str | Path, document_ids: set[str]) -> list[dict[str, Any]]:
+def read_questions(
+    path: str | Path, document_ids: set[str], *, needs_evidence: bool = True
+) -> list[dict[str, Any]]:
     """Training questions of a file: records with id, question, answers, supporting_ids, and what else they hold.
 
-    Raises QuestionError with file:line for a malformed line, for answers without a supporting document, and for a
-    supporting document that is not in the knowledge base.
+    Raises QuestionError with file:line for a malformed line, for answers without a supporting document unless nothing
+    `needs_evidence`, and for a supporting document that is not in the knowledge base.
     """
     records, _ = read_records(path)
     for where, record in records:
         supporting = record["supporting_ids"]
-        if record["answers"] and not supporting:
+        if needs_evidence and record["answers"] and not supporting:
             raise QuestionError(f"{where}: it has answers, but 'supporting_ids' is empty",
                                 hint='name the documents that answer it; what nothing answers has "answers": []')
         missing = next((name for name in supporting if name not in document_ids), None)
@@ -34,7 +36,8 @@ def read_questions(path: str | Path, document_ids: set[str]) -> list[dict[str, A
 
 
 def questions_for(
-    knowledge_base: str | Path, documents: Sequence[Document], path: str, *, cloze_per_document: int, seed: int
+    knowledge_base: str | Path, documents: Sequence[Document], path: str, *, cloze_per_document: int, seed: int,
+    needs_evidence: bool = True,
 ) -> tuple[list[dict[str, Any]], str]:
     """Training questions and their origin: `path`, or queries_train.jsonl beside the knowledge base, or neither;
     plus cloze questions from the documents, `cloze_per_document` each, unless the file has cloze questions itself:
@@ -47,7 +50,7 @@ def questions_for(
     ids = {document.id for document in documents}
     folder = Path(knowledge_base)
     found = path or next((str(place) for place in (folder / BESIDE, folder.parent / BESIDE) if place.exists()), "")
-    questions = read_questions(found, ids) if found else []
+    questions = read_questions(found, ids, needs_evidence=needs_evidence) if found else []
     origin = f"{len(questions)} from {found}" if found else ""
     if any(question.get("kind") == "cloze" for question in questions):
         origin += ", fill-in questions among them, so none are made" if cloze_per_document else ""

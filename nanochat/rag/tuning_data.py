@@ -41,14 +41,15 @@ class _Found:
 
 def tuning_data(
     knowledge_base: str | Path, documents: Sequence[Document], path: str, *, cloze_per_document: int,
-    validation_share: float, seed: int,
+    validation_share: float, seed: int, needs_evidence: bool = True,
 ) -> TuningData:
     """Training data of `path`: a file of question or of episode records, or a folder that holds both.
 
     Of a folder, queries_train.jsonl and episodes_train.jsonl are for training, those with `validation` in their names
     for validation. Without validation files a share of the documents, `validation_share`, keeps its questions for that.
     An empty path means the folder of the knowledge base or the one above it, where queries_train.jsonl lies there, and
-    fill-in questions from the documents, `cloze_per_document` each. Raises QuestionError or ConversationError with
+    fill-in questions from the documents, `cloze_per_document` each. Questions must name their evidence, unless nothing
+    `needs_evidence`. Raises QuestionError or ConversationError with
     file:line, and ConfigError when there is nothing to train on.
     """
     family_of = families(documents)
@@ -57,7 +58,7 @@ def tuning_data(
     folder = _folder(knowledge_base, path)
     makes_cloze = False
     if folder is not None:
-        train, held = (_read_folder(folder, part, ids) for part in PARTS)
+        train, held = (_read_folder(folder, part, ids, needs_evidence) for part in PARTS)
         test_ids = _test_ids(folder)
         if not (train.questions or train.episodes):
             raise QuestionError(f"{folder}: neither {BESIDE} nor episodes_train.jsonl is in this folder",
@@ -68,7 +69,7 @@ def tuning_data(
         train.origin.append(f"{len(train.episodes):,} episodes from {path}")
     else:
         questions, origin = questions_for(knowledge_base, documents, path, cloze_per_document=cloze_per_document,
-                                          seed=seed)
+                                          seed=seed, needs_evidence=needs_evidence)
         train, held, makes_cloze = _Found(questions=questions, origin=[origin]), _Found(), True
     unused = {} if makes_cloze else {"cloze_per_document": f"on the data of {folder or path}, taken as it is"}
     if held.questions or held.episodes:
@@ -139,13 +140,13 @@ def _folder(knowledge_base: str | Path, path: str) -> Path | None:
         (place / name).exists() for name in ("queries_validation.jsonl", "episodes_train.jsonl"))), None)
 
 
-def _read_folder(folder: Path, part: str, ids: set[str]) -> _Found:
+def _read_folder(folder: Path, part: str, ids: set[str], needs_evidence: bool = True) -> _Found:
     found = _Found()
     for suffix in ("", ".gz"):
         queries, episodes = (folder / f"{kind}_{part}.jsonl{suffix}" for kind in ("queries", "episodes"))
         # a split of few documents may leave a file without a line
         if _has_lines(queries):
-            found.questions += read_questions(queries, ids)
+            found.questions += read_questions(queries, ids, needs_evidence=needs_evidence)
             found.origin.append(f"{len(found.questions):,} questions from {queries}")
         if _has_lines(episodes):
             found.episodes += read_episodes(episodes)

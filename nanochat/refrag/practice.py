@@ -37,8 +37,9 @@ CHAIN_STAGES: dict[str, ChainStage] = {
 }
 
 
-# what is hardest to tell from an answer comes twice: a document that is about the thing and does not say it
-_BROKEN = ("broken_bridge", "absent_relation", "broken_bridge", "absent_relation", "absent_entity", "removed")
+# what is hardest to tell from an answer comes most: a document that is about the thing and does not say it
+_BROKEN = ("absent_relation", "broken_bridge", "absent_relation", "absent_entity", "absent_relation", "broken_bridge",
+           "removed")
 
 
 def practice_chains(lengths: tuple[int, ...], per_length: int, seed: int = 0) -> ChainConfig:

@@ -42,12 +42,25 @@ class DrawSettings:
 class PoolSource:
     """Questions of one pool, with a search over its documents."""
 
-    def __init__(self, pool: TracePool, settings: DrawSettings) -> None:
+    def __init__(self, pool: TracePool, settings: DrawSettings, more: Sequence[Question] = ()) -> None:
+        """more: questions beside those of the pool, whose steps nobody knows: what answers them shows how good a way
+        was, and that is all that rewards need.
+        """
         self.pool, self.settings = pool, settings
         self.search = SearchCache(search_of(pool))
+        self.by_hops = {length: (list(known), list(unknown)) for length, (known, unknown) in pool.by_hops.items()}
+        for question in more:
+            hops = max(question.get("hops", 1), len(question["supporting_ids"]), 1)
+            group = self.by_hops.setdefault(hops, ([], []))[0 if question["answers"] else 1]
+            group.append({**question, "hops": hops})
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no question can be answered in so many hops."""
+        return min(self.by_hops, default=self.settings.max_hops + 1) > self.settings.max_hops
 
     def draw(self, key: str, count: int) -> Drawn:
-        questions = draw_questions(self.pool, count, random.Random(f"questions:{key}"), self.settings)
+        questions = draw_questions(self.by_hops, count, random.Random(f"questions:{key}"), self.settings)
         return Drawn(questions=questions, search=self.search, gold=self._gold)
 
     def _gold(self, question: Question, rng: random.Random) -> dict[str, Any] | None:
@@ -80,18 +93,20 @@ class MixedSource:
 
 
 def draw_questions(
-    pool: TracePool, count: int, rng: random.Random, settings: DrawSettings
+    by_hops: Mapping[int, tuple[list[Question], list[Question]]], count: int, rng: random.Random, settings: DrawSettings
 ) -> list[Question]:
-    """Questions of all lengths up to max_hops, none twice: fewer than `count` where the pool has no more."""
-    lengths = [length for length in sorted(pool.by_hops) if length <= settings.max_hops]
+    """Questions of all lengths up to max_hops, none twice: fewer than `count` where there are no more. `by_hops`: those
+    with an answer and those without, by length.
+    """
+    lengths = [length for length in sorted(by_hops) if length <= settings.max_hops]
     wanted: dict[tuple[int, int], int] = {}
     for _ in range(count if lengths else 0):
         length, is_absent = rng.choice(lengths), rng.random() < settings.unanswerable_share
-        group = int(is_absent) if pool.by_hops[length][is_absent] else 1 - is_absent
+        group = int(is_absent) if by_hops[length][is_absent] else 1 - is_absent
         wanted[length, group] = wanted.get((length, group), 0) + 1
     chosen: list[Question] = []
     for (length, group), number in sorted(wanted.items()):
-        questions = pool.by_hops[length][group]
+        questions = by_hops[length][group]
         chosen += rng.sample(questions, min(number, len(questions)))
     rng.shuffle(chosen)
     return chosen

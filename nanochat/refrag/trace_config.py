@@ -13,7 +13,7 @@ class TraceConfig:
     lengths: tuple[int, ...] = (1, 2, 3)  # hops of the questions, each length as often as the others
     max_hops: int = 3  # searches of a trace; questions of more hops are left out
     top_k: int = 3  # documents of a search; the number is drawn from 1 ... this for each
-    absent_share: float = 0.34  # traces that end without an answer
+    absent_share: float = 0.4  # traces that end without an answer
     removed_share: float = 0.2  # of them: an answerable question whose evidence of one hop is nowhere
     recovery_share: float = 0.25  # answered traces with room for it that search in vain on the way
     bad_query_share: float = 0.7  # of them: because the query was bad; in the others the evidence came late
