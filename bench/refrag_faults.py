@@ -4,7 +4,9 @@
 
 Each run learns from rewards, from the same supervised model; after `--begin` healthy updates a fault sets in: a bug in
 the reward, a rate ten times too high, or tokens of the documents trained as if they had been chosen. A run has
-recovered when what it leaves is at most 2 points worse than the model it began with, on questions that it never saw.
+recovered when the weights that it ends with, those of the moment or after a pause the best ones, are at most 2 points
+worse than the model it began with, on questions that it never saw. Some of the runs are made once more with nobody
+watching: what monitors save is the difference.
 """
 
 import copy
@@ -42,12 +44,14 @@ class RefragFaultsConfig:
     tag: str = "default-sft"          # supervised refrag checkpoint
     runs: int = 20                    # with faults, the kinds in turn
     healthy: int = 5                  # without
+    unwatched: int = 10               # of those with faults, once more with --monitors off
     steps: int = 40                   # updates of a run
     begin: int = 12                   # healthy updates before the fault
     eval_every: int = 4               # updates between evaluations
     questions: int = 8                # per update
     group_size: int = 6               # episodes per question
-    dev_questions: int = 48           # of the development set; the test has as many of its own
+    dev_questions: int = 48           # of the development set
+    test_questions: int = 150         # of the test before and after a run
     max_hops: int = 2                 # searches per episode
     rate: float = 3e-4                # of all weights, as configs/tiny_refrag.py has it
     results: str = "bench/results/refrag_faults.json"  # where the numbers go
@@ -63,9 +67,11 @@ class Run:
     config: RefragFaultsConfig
     fault: str
     seed: int
+    mode: str = "act"  # of its monitors
     is_faulty: bool = False
     best: float = -1.0
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)  # of the training, then
     first_alarm: tuple[int, str] | None = None  # after the fault set in
     false_alarms: int = 0
 
@@ -92,20 +98,34 @@ FAULTS = (*reward_bugs(), "rate x10", "masked tokens leak")
 def main(argv: list[str]) -> int:
     config = load_config(CONFIG, argv, prog="bench.refrag_faults", description=__doc__ or "")
     model, tokenizer, _ = load_model("refrag", "cpu", "train", config.tag)
-    kinds = [FAULTS[number % len(FAULTS)] for number in range(config.runs)] + ["none"] * config.healthy
+    kinds = [FAULTS[number % len(FAULTS)] for number in range(config.runs)]
+    runs = [Run(config, fault, seed) for seed, fault in enumerate([*kinds, *["none"] * config.healthy])]
+    runs += [Run(config, fault, seed, mode="off") for seed, fault in enumerate(kinds[: config.unwatched])]
     rows = []
-    for seed, fault in enumerate(kinds):
-        rows.append(one(Run(config, fault, seed), copy.deepcopy(model), tokenizer))
+    for run in runs:
+        rows.append(one(run, copy.deepcopy(model), tokenizer))
         print0(", ".join(f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
                          for name, value in rows[-1].items()))
-    faulty, healthy = rows[: config.runs], rows[config.runs :]
-    found = {"alarms": mean(row["alarm"] != "" for row in faulty),
-             "recovered": mean(row["recovered"] for row in faulty),
-             "false_alarms": mean(row["false_alarms"] > 0 for row in rows),
-             "healthy_lost": mean(row["after"] < row["before"] - 0.02 for row in healthy)}
+    found = summary(rows)
     print0(", ".join(f"{name} {value:.2f}" for name, value in found.items()))
     write_json(Path(config.results), {**found, "runs": rows})
     return 0
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Shares of the runs, and how many points those with faults lost, watched and not."""
+    watched = [row for row in rows if row["monitors"] == "act"]
+    faulty, healthy = ([row for row in watched if (row["fault"] == "none") == is_healthy]
+                       for is_healthy in (False, True))
+    alone = [row for row in rows if row["monitors"] == "off"]
+    same = [row for row in faulty if row["seed"] in {other["seed"] for other in alone}]
+    return {"alarms": mean(row["alarm"] != "" for row in faulty),
+            "recovered": mean(row["recovered"] for row in faulty),
+            "recovered_unwatched": mean(row["recovered"] for row in alone),
+            "false_alarms": mean(row["false_alarms"] > 0 for row in watched),
+            "healthy_lost": mean(not row["recovered"] for row in healthy),
+            "lost": mean(row["before"] - row["after"] for row in same),
+            "lost_unwatched": mean(row["before"] - row["after"] for row in alone)}
 
 
 def one(run: Run, model: Any, tokenizer: Any) -> dict[str, Any]:
@@ -116,13 +136,14 @@ def one(run: Run, model: Any, tokenizer: Any) -> dict[str, Any]:
                               num_steps=config.steps, hops=hops, max_answer_tokens=32, gold_steps=0, seed=run.seed,
                               log_episodes=0)
     engine = Engine(model, tokenizer)
-    dev, test = (question_sets(config, seed) for seed in (HELD_OUT_SEED + 4 * 10**8, HELD_OUT_SEED + 5 * 10**8))
+    dev = question_sets(config, HELD_OUT_SEED + 4 * 10**8, config.dev_questions)
+    test = question_sets(config, HELD_OUT_SEED + 5 * 10**8, config.test_questions)
 
     def accuracy(sets: Sequence[QuestionSet]) -> float:
         return measure(engine, sets, hops, rewards=settings.rewards, max_tokens=32)["dev_accuracy"]
 
     before = accuracy(test)
-    control = Control(LossSettings(), say=lambda line: print0(f"    {line}"))
+    control = Control(LossSettings(), mode=run.mode, say=lambda line: print0(f"    {line}"))
     optimizer = build_optimizer(model, **rates(config.rate))
     training = PolicyTraining(engine, world_source(config), settings, control,
                               frozen=copy.deepcopy(model).eval().requires_grad_(False))
@@ -130,13 +151,14 @@ def one(run: Run, model: Any, tokenizer: Any) -> dict[str, Any]:
     def roll_back() -> None:
         load(run, model, optimizer)
         training.forget_episodes()
+        training.restore_memory(run.memory)
 
     control.roll_back = roll_back
 
     def evaluate(step: int) -> dict[str, float]:
         value = accuracy(dev)
         if value > run.best:
-            run.best = value
+            run.best, run.memory = value, copy.deepcopy(training.record())
             run.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         control.evaluated(step, {"dev_accuracy": value})
         return {"dev_accuracy": value}
@@ -159,11 +181,13 @@ def one(run: Run, model: Any, tokenizer: Any) -> dict[str, Any]:
             is_interrupted=lambda: bool(control.paused))
     finally:
         REWARDS["gated"], policy_training.walk_masks = real
-    load(run, model, optimizer)
+    if control.paused:
+        load(run, model, optimizer)
     after = accuracy(test)
     step, signal = run.first_alarm or (-1, "")
-    return {"fault": run.fault, "alarm": signal, "delay": step - config.begin if signal else -1, "before": before,
-            "after": after, "recovered": after >= before - 0.02, "false_alarms": run.false_alarms}
+    return {"fault": run.fault, "seed": run.seed, "monitors": run.mode, "alarm": signal,
+            "delay": step - config.begin if signal else -1, "paused": control.paused.partition(":")[0],
+            "before": before, "after": after, "recovered": after >= before - 0.02, "false_alarms": run.false_alarms}
 
 
 def switched(run: Run, training: PolicyTraining) -> Any:
@@ -192,7 +216,7 @@ def leaking(walk: Any, seed: int) -> Any:
 
 def world_of(config: RefragFaultsConfig, seed: int) -> ChainWorld:
     lengths = tuple(range(1, config.max_hops + 1))
-    return ChainWorld(seed, CHAIN_WORLD, chains=ChainConfig(seed=seed, hops=lengths, per_length=24))
+    return ChainWorld(seed, CHAIN_WORLD, chains=ChainConfig(seed=seed, hops=lengths, per_length=100))
 
 
 def world_source(config: RefragFaultsConfig) -> WorldSource:
@@ -200,9 +224,9 @@ def world_source(config: RefragFaultsConfig) -> WorldSource:
                        first=FIRST_SEED, past=HELD_OUT_SEED)
 
 
-def question_sets(config: RefragFaultsConfig, seed: int) -> list[QuestionSet]:
+def question_sets(config: RefragFaultsConfig, seed: int, count: int) -> list[QuestionSet]:
     source = PoolSource(world_of(config, seed).traces, DrawSettings(max_hops=config.max_hops))
-    drawn = source.draw("faults", config.dev_questions)
+    drawn = source.draw("faults", count)
     return [QuestionSet(questions=drawn.questions, search=drawn.search)]
 
 
@@ -215,8 +239,8 @@ def load(run: Run, model: Any, optimizer: Any) -> None:
         part.state.clear()
 
 
-def mean(flags: Any) -> float:
-    values = list(map(float, flags))
+def mean(found: Any) -> float:
+    values = list(map(float, found))
     return sum(values) / max(1, len(values))
 
 

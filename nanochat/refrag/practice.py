@@ -29,10 +29,10 @@ class ChainStage:
 
 # easy to hard; a run trains those that its max_hops allows
 CHAIN_STAGES: dict[str, ChainStage] = {
-    "chains1": ChainStage(gate=0.85, traces=TraceConfig(lengths=(1,))),
+    "chains1": ChainStage(gate=0.65, traces=TraceConfig(lengths=(1,))),
     # the next rung goes on with these lengths; a tiny model stays between .5 and .7 for a thousand steps
-    "chains2": ChainStage(gate=0.6, traces=TraceConfig(lengths=(1, 2))),
-    "chains3": ChainStage(gate=0.6, traces=TraceConfig(lengths=(1, 2, 3))),
+    "chains2": ChainStage(gate=0.5, traces=TraceConfig(lengths=(1, 2))),
+    "chains3": ChainStage(gate=0.5, traces=TraceConfig(lengths=(1, 2, 3))),
     "chains4": ChainStage(gate=0.85, traces=TraceConfig(lengths=(1, 2, 3, 4))),
 }
 
