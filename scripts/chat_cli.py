@@ -38,6 +38,7 @@ class ChatConfig:
     temperature: float = 0.0          # 0 is greedy: the same question gets the same answer
     seed: int = 0                     # for temperatures above 0
     answer_threshold: float | None = None  # abstain below this probability of an answer, 0 to 1; default: as calibrated
+    citation_threshold: float = 0.9   # cite further documents from this probability on, 0 to 1; 0: as the model would
     extractive: bool = False          # answers only in words that stand in a cited document
     device: str = "auto"              # auto, cpu, cuda, cuda:1 or mps
     question: str | None = None       # answer this one question and exit
@@ -218,6 +219,9 @@ def check(config: ChatConfig) -> None:
     if config.answer_threshold is not None and not 0 <= config.answer_threshold <= 1:
         raise ConfigError(f"--answer_threshold must lie between 0 and 1, not {config.answer_threshold}",
                           hint="0 always answers, 1 never; leave it out for the calibrated one")
+    if not 0 <= config.citation_threshold <= 1:
+        raise ConfigError(f"--citation_threshold must lie between 0 and 1, not {config.citation_threshold}",
+                          hint="0.9 cites a second document only where the model is sure of it")
     for name in ("top_k", "max_tokens", "max_hops", "top_k_per_hop"):
         if getattr(config, name) < 1:
             raise ConfigError(f"--{name} must be at least 1, not {getattr(config, name)}", hint=f"--{name} 5")
@@ -248,7 +252,8 @@ def open_chat(config: ChatConfig) -> Chat:
     if config.max_hops > 1 and meta["source"] != "refrag":
         note(f"checkpoint {meta['source']}/{meta['tag']} has not learned to search again; --source refrag has: "
              "python -m scripts.refrag_finetune")
-    engine = Engine(model, tokenizer, answer_threshold=threshold, extractive=config.extractive)
+    engine = Engine(model, tokenizer, answer_threshold=threshold, citation_threshold=config.citation_threshold,
+                    extractive=config.extractive)
     return Chat(engine, manager, config, meta=meta, card=card)
 
 

@@ -24,6 +24,7 @@ class RagEvalConfig:
     compare: str = ""                 # beside it in a suite: SOURCE/TAG,... or none; empty: what it was tuned from
     thresholds: str = ""              # JSON with what a suite must reach; empty: the project's own
     answer_threshold: float | None = None  # abstain below this probability of answering; a suite calibrates it
+    citation_threshold: float = 0.9   # cite further documents from this probability on, 0 to 1; 0: as the model would
     extractive: bool = False          # answers only in words that stand in a cited document
     show_card: bool = False           # print the card that is there, and whether it is stale
     source: str = "rag"               # checkpoint to load: base, mid, rag or refrag
@@ -79,7 +80,8 @@ def main(argv: list[str]) -> int:
     )
     started = time.monotonic()
     result = evaluate(
-        Engine(model, tokenizer, answer_threshold=config.answer_threshold, extractive=config.extractive),
+        Engine(model, tokenizer, answer_threshold=config.answer_threshold, citation_threshold=config.citation_threshold,
+               extractive=config.extractive),
         manager,
         questions,
         conditions=conditions,

@@ -28,6 +28,9 @@ def check_suite(config: "RagEvalConfig") -> None:
     if config.answer_threshold is not None and not 0 <= config.answer_threshold <= 1:
         raise ConfigError(f"--answer_threshold must lie between 0 and 1, not {config.answer_threshold}",
                           hint="leave it out: the suite calibrates it")
+    if not 0 <= config.citation_threshold <= 1:
+        raise ConfigError(f"--citation_threshold must lie between 0 and 1, not {config.citation_threshold}",
+                          hint="0.9 cites a second document only where the model is sure of it")
 
 
 def run_suite(config: "RagEvalConfig") -> int:
@@ -57,15 +60,16 @@ def run_suite(config: "RagEvalConfig") -> int:
     threads = set_cpu_threads()
     step = config.step if config.step >= 0 else None
     model, tokenizer, meta = load_model(config.source, device=device, phase="eval", tag=config.tag or None, step=step)
-    columns, column_weights = load_columns(config.compare, meta, device, extractive=config.extractive)
+    ways = {"extractive": config.extractive, "citation_threshold": config.citation_threshold}
+    columns, column_weights = load_columns(config.compare, meta, device, **ways)
     beside = f", beside {', '.join(columns)}" if columns else ""
     print0(f"Suite {config.suite} for {meta['source']}/{meta['tag']} step {meta['step']}{beside}")
     depends_on = {"column_weights": column_weights, "device": str(device),
                   "found_by": manager.retriever_type if manager else "", "rerank": config.rerank,
-                  "extractive": config.extractive}
+                  **ways}
     try:
         outcome = make_card(
-            Engine(model, tokenizer, answer_threshold=config.answer_threshold, extractive=config.extractive), meta,
+            Engine(model, tokenizer, answer_threshold=config.answer_threshold, **ways), meta,
             suite=config.suite, knowledge_base=manager, questions=questions, columns=columns,
             thresholds=config.thresholds,
             output=config.output or None, top_k=config.top_k if is_given(config, "top_k") else SUITE_TOP_K,
@@ -90,16 +94,17 @@ def is_given(config: "RagEvalConfig", name: str) -> bool:
 
 
 def load_columns(
-    words: str, meta: Mapping[str, Any], device: Any, *, extractive: bool = False
+    words: str, meta: Mapping[str, Any], device: Any, **ways: Any
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Engines of the checkpoints that `compared` names, and hashes of their weights, by name."""
+    """Engines of the checkpoints that `compared` names, and hashes of their weights, by name; `ways`: how they answer.
+    """
     from nanochat.checkpoint_manager import load_model
     from nanochat.engine import Engine
     from nanochat.evaluation.card import weights_of
 
     loaded = {name: load_model(source, device=device, phase="eval", tag=tag, step=at)
               for name, (source, tag, at) in compared(words, meta).items()}
-    return ({name: Engine(*one[:2], extractive=extractive) for name, one in loaded.items()},
+    return ({name: Engine(*one[:2], **ways) for name, one in loaded.items()},
             {name: weights_of(one[2]) for name, one in loaded.items()})
 
 

@@ -204,6 +204,7 @@ def _make_card(config: RagFinetuneConfig, manager: Any, questions: Any, device: 
     """Measure the checkpoint that the run leaves, and store the card in it."""
     from nanochat.checkpoint_manager import load_model
     from nanochat.engine import Engine
+    from nanochat.engine.deciding import CITATION_THRESHOLD
     from nanochat.evaluation import EvalQuestion
     from nanochat.evaluation.suite import make_card
     from scripts.rag_eval_suite import load_columns
@@ -213,9 +214,11 @@ def _make_card(config: RagFinetuneConfig, manager: Any, questions: Any, device: 
                           supporting_ids=tuple(record["supporting_ids"]), hops=record.get("hops", 1),
                           kind=str(record.get("kind", ""))) for record in questions]
     print0(f"Making the card ({config.eval_suite}) of rag/{config.tag} step {meta['step']}")
-    columns, column_weights = load_columns("", meta, device)
-    card = make_card(Engine(model, tokenizer), meta, suite=config.eval_suite, knowledge_base=manager, questions=asked,
-                     columns=columns, depends_on={"column_weights": column_weights, "device": str(device)},
+    ways = {"citation_threshold": CITATION_THRESHOLD}
+    columns, column_weights = load_columns("", meta, device, **ways)
+    card = make_card(Engine(model, tokenizer, **ways), meta, suite=config.eval_suite, knowledge_base=manager,
+                     questions=asked, columns=columns,
+                     depends_on={"column_weights": column_weights, "device": str(device), **ways},
                      top_k=config.top_k, seed=config.seed, progress=lambda line: print0(f"  {line}"))
     for line in (*card.lines, *(f"wrote {path}" for path in card.paths)):
         print0(line)

@@ -1,6 +1,7 @@
 """The decision to answer: its probability is the model's in every way of decoding, and a threshold is kept exactly."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from engine_stubs import PATTERNS, make_conversation, make_documents, make_model
 
 from nanochat.chat_format import render
 from nanochat.engine import ABSTAIN_TEXT, Engine, PrefixCache, Request, SamplingParams, Scheduler, Session
-from nanochat.engine.deciding import Decision
+from nanochat.engine.deciding import Decision, decide
 from nanochat.errors import ConfigError
 from nanochat.model import LanguageModel
 
@@ -206,3 +207,55 @@ def test_a_threshold_outside_is_refused_in_words(threshold):
         Engine(make_model("T"), TOKENIZER, answer_threshold=threshold)
     with pytest.raises(ConfigError, match="answer_threshold is"):
         Engine(make_model("T"), TOKENIZER).generate_batch(ASKED, 2, answer_threshold=threshold)
+
+
+class Citing(LanguageModel):
+    """Cites the first document, and then with a probability of `again` the next one."""
+
+    again = 0.7
+
+    def head(self, features):
+        logits = torch.full_like(super().head(features), -100.0)
+        logits[..., CITE] = math.log(Citing.again / (1 - Citing.again))
+        logits[..., WORD] = 0.0
+        for slot in range(4):
+            logits[..., TOKENIZER.doc(slot)] = -slot
+        return logits
+
+
+@pytest.mark.parametrize("options", [{}, {"speculate": 4}, {"prefix_cache_bytes": 0}])
+def test_further_documents_are_cited_from_the_threshold_on(options):
+    def cited(threshold, **more):
+        engine = Engine(Citing(make_model("T").config).eval(), TOKENIZER, citation_threshold=threshold, **options,
+                        **more)
+        asked = [make_conversation("Ferry?", make_documents(3))] * 2
+        found = engine.generate_batch(asked, 12)
+        assert not any(info["abstained"] for _, info in found)
+        return {len(info["citations"]) for _, info in found}
+
+    assert cited(None) == cited(0.0) == cited(0.69) == {3}
+    assert cited(0.71) == cited(1.0) == {1}
+    # the decision to answer is another one
+    assert cited(0.71, answer_threshold=0.0) == {1} and cited(0.69, answer_threshold=0.0) == {3}
+
+
+def test_answers_over_hops_cite_what_they_follow_from():
+    engine = Engine(Citing(make_model("T").config).eval(), TOKENIZER, citation_threshold=0.99)
+    hops = [{"hop": 1, "query": "Ferry?", "documents": make_documents(1)},
+            {"hop": 2, "query": "Where?", "documents": make_documents(3)[1:]}]
+    asked = [{"role": "retrieval", "multi_hop": True, "hops": hops}, {"role": "user", "content": "Ferry?"}]
+    assert len(engine.generate_from_conversation({"messages": asked}, 12)[1]["citations"]) == 3
+
+
+def test_where_nothing_else_may_come_a_further_document_is_cited():
+    # a rule that holds answers to citations
+    row = SimpleNamespace(handle=SimpleNamespace(request=SimpleNamespace(
+        decision=Decision(ABSTAIN, None, CITE, 1.0)), ids=[CITE, 7], answer_probability=0.5), draft=(),
+        masks=[torch.arange(TOKENIZER.vocab_size) == CITE])
+    decide([row], torch.zeros(1, TOKENIZER.vocab_size))
+    assert row.masks[0].nonzero().tolist() == [[CITE]]
+
+
+def test_a_citation_threshold_outside_is_refused_in_words():
+    with pytest.raises(ConfigError, match="citation_threshold is 2, must lie between 0 and 1"):
+        Engine(make_model("T"), TOKENIZER, citation_threshold=2)

@@ -13,7 +13,8 @@ from engine_stubs import make_documents, make_model, make_tokenizer
 
 from nanochat.checkpoint_manager import find_checkpoint, save_checkpoint
 from nanochat.common import run_main
-from nanochat.engine import ABSTAIN_TEXT, AnswerStream
+from nanochat.engine import ABSTAIN_TEXT, AnswerStream, Engine
+from nanochat.engine.deciding import CITATION_THRESHOLD
 from nanochat.evaluation.card import write_card
 from nanochat.retrieval import Document, KnowledgeBase, RetrievalManager
 from scripts import chat_cli
@@ -103,6 +104,16 @@ def test_the_threshold_comes_from_the_flag_or_the_card(knowledge_base, monkeypat
     assert value is None and error.startswith("Note: the card of this checkpoint is stale, the knowledge base is not")
 
 
+def test_the_citation_threshold_is_that_of_every_answer(knowledge_base, monkeypatch, capsys):
+    made = []
+    real = Engine.__init__
+    monkeypatch.setattr(Engine, "__init__", lambda self, *args, **options: (real(self, *args, **options),
+                                                                            made.append(self.citation_threshold))[0])
+    for flags in ([], ["--citation_threshold", 0]):
+        assert chat(monkeypatch, [], "--knowledge_base", knowledge_base, "--question", "Who founded it?", *flags) == 0
+    assert made == [CITATION_THRESHOLD, 0.0]
+
+
 def test_slash_kb_tells_a_stale_card_and_sources_the_probability(knowledge_base, monkeypatch, capsys):
     other = knowledge_base.parent / "other"
     fingerprint = RetrievalManager(None, knowledge_base).knowledge_base.fingerprint
@@ -164,6 +175,8 @@ def test_control_characters_of_documents_never_reach_the_terminal(knowledge_base
         (["--knowledge_base", "{kb}", "--question", " "], "Error: --question is empty"),
         (["--knowledge_base", "{kb}", "--json"], "Error: --json prints one answer and needs a question"),
         (["--knowledge_base", "{kb}", "--answer_threshold", "2"], "Error: --answer_threshold must lie between 0 and 1"),
+        (["--knowledge_base", "{kb}", "--citation_threshold", "2"],
+         "Error: --citation_threshold must lie between 0 and 1"),
         (["--knowledge_base", "{kb}", "--answer_threshold", "high"], "Error: Bad value for --answer_threshold: 'high'"),
         (["--knowledgebase", "{kb}"], "Error: Unknown flag --knowledgebase"),
     ],

@@ -140,6 +140,7 @@ def test_a_suite_needs_nothing_but_a_checkpoint(folder, capsys):
     (("--suite", "quick", "--compare", "base/missing"), "Checkpoint not found"),
     (("--suite", "quick", "--compare", "rag/card_tiny", "--max_questions", "2"), "compared with itself"),
     (("--suite", "quick", "--answer_threshold", "1.5"), "--answer_threshold must lie between 0 and 1"),
+    (("--suite", "quick", "--citation_threshold", "1.5"), "--citation_threshold must lie between 0 and 1"),
     (("--suite", "quick", "--top_k", "0"), "--top_k must be at least 1"),
 ])
 def test_what_a_user_can_fix_is_two_lines(folder, capsys, more, words):

@@ -33,8 +33,10 @@ class Engine:
     Every answer keeps the grammar of nanochat.engine.grammar, so citations always resolve to shown documents.
     must_cite=False also allows answers without a citation where documents were shown. extractive=True holds the text of
     an answer to the words of the documents it cites, see nanochat.engine.quoting. answer_threshold: an answer is
-    given where the model finds it at least so likely that it has one, and otherwise an abstention; see
-    nanochat.engine.deciding.Decision. None takes what is likeliest.
+    given where the model finds it at least so likely that it has one, and otherwise an abstention.
+    citation_threshold: behind a first document further ones are cited where the model finds that at least so likely;
+    answers over several hops, whose evidence is in several documents, go without. None takes what is likeliest; see
+    nanochat.engine.deciding.Decision.
 
     prefix_cache_bytes: what may be kept of prompts and answers, so that a later question over the same documents, or a
     next turn, reads only what is new; 0 keeps nothing. speculate: how many ids may be guessed from the prompt and read
@@ -50,6 +52,7 @@ class Engine:
         must_cite: bool = True,
         extractive: bool = False,
         answer_threshold: float | None = None,
+        citation_threshold: float | None = None,
         prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
         speculate: int | None = None,
         max_rows: int = 64,
@@ -68,6 +71,7 @@ class Engine:
                                   hint="leave it out for the default")
         self.model, self.tokenizer = model, tokenizer
         self.answer_threshold, self.extractive = check_threshold(answer_threshold), extractive
+        self.citation_threshold = check_threshold(citation_threshold, "citation_threshold")
         self._grammar = AnswerGrammar(
             tokenizer, num_ids=model.config.vocab_size, must_cite=must_cite, device=model.device
         )
@@ -208,11 +212,13 @@ class Engine:
         has_logprobs: bool = False,
     ) -> Handle:
         """Queue an answer to a prompt that ends with assistant_start."""
+        is_over_hops = self.tokenizer.special("query_start") in prompt.ids
+        further = None if is_over_hops else self.citation_threshold
         threshold = self.answer_threshold if threshold is None else check_threshold(threshold)
         searched = self.tokenizer.special("results_start") in prompt.ids
         return self.scheduler.submit(Request(
             ids=prompt.ids, params=params, number=number, keep=keep, has_logprobs=has_logprobs,
-            decision=Decision(self.tokenizer.special("abstain"), threshold, self.tokenizer.special("cite")),
+            decision=Decision(self.tokenizer.special("abstain"), threshold, self.tokenizer.special("cite"), further),
             rule=lambda: self._rule(prompt, searched),
         ))
 
