@@ -9,7 +9,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from nanochat.checkpoint_files import META_FILE
 from nanochat.common import base_dir, print0, rank, write_json
 from nanochat.errors import CheckpointNotFound
 
@@ -114,6 +113,7 @@ class EarlyStop:
 
     def _note(self, step: int) -> None:
         """Put what is known by now into the last checkpoint, which was written before its evaluation."""
+        from nanochat.checkpoint_files import META_FILE
         from nanochat.checkpoint_manager import find_checkpoint, read_meta
 
         with contextlib.suppress(CheckpointNotFound):
@@ -122,6 +122,7 @@ class EarlyStop:
                 write_json(path / META_FILE, {**meta, "early_stop": self.record()})
 
     def _take_best(self) -> Path:
+        from nanochat.checkpoint_files import META_FILE
         from nanochat.checkpoint_manager import find_checkpoint, read_meta
 
         folder = self._folder(self.tag)
