@@ -48,12 +48,13 @@ def main(argv: list[str]) -> int:
         raise UserError(f"No finished quickstart in {folder}", hint="run it first: bash runs/quickstart.sh")
     from nanochat.checkpoint_manager import load_model
     from nanochat.engine import Engine
+    from nanochat.engine.deciding import CITATION_THRESHOLD
     from nanochat.evaluation import evaluate
     from nanochat.evaluation.questions import read_questions
     from nanochat.retrieval import RetrievalManager
 
     model, tokenizer, meta = load_model("rag", "auto", "eval", config.tag)
-    engine = Engine(model, tokenizer)
+    engine = Engine(model, tokenizer, citation_threshold=CITATION_THRESHOLD)
     rows: dict[str, Any] = {}
 
     def measure(name: str, knowledge_base: Path, questions: Path, top_k: int) -> None:

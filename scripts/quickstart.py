@@ -207,6 +207,7 @@ def show_end(config: QuickstartConfig, work: Path, tag: str, seconds: float) -> 
     """The table, one grounded answer, and the commands to go on with."""
     from nanochat.checkpoint_manager import load_model
     from nanochat.engine import Engine
+    from nanochat.engine.deciding import CITATION_THRESHOLD
     from nanochat.rag.answer import answer_question
     from nanochat.rag.citations import source_lines
     from nanochat.retrieval import RetrievalManager
@@ -221,7 +222,8 @@ def show_end(config: QuickstartConfig, work: Path, tag: str, seconds: float) -> 
     model, tokenizer, _ = load_model("rag", "auto", "eval", tag)
     question = next(q for line in (place / "queries_test.jsonl").read_text(encoding="utf-8").splitlines()
                     if (q := json.loads(line))["answers"])
-    answer = answer_question(Engine(model, tokenizer), manager, question["question"], top_k=3, max_tokens=32)
+    engine = Engine(model, tokenizer, citation_threshold=CITATION_THRESHOLD)
+    answer = answer_question(engine, manager, question["question"], top_k=3, max_tokens=32)
     print0(f"\n== One answer ==\nYou: {question['question']}\nAssistant: {answer.text}\n"
            + "\n".join(source_lines(answer)) + f"\n(expected: {question['answers'][0]})")
     print0(f"\nTraining, test and answers took {seconds / 60:.1f} minutes. Report: {work / 'report' / 'report.html'}; "
