@@ -82,9 +82,9 @@ def stages_of(config: RefragTinyConfig, seed: int, kb: str, unlabelled: str = ""
             # gold episodes of the longer questions would be traces that the supervised part did not have
             stages[f"{algorithm}-longer"] = [*how, "--source_tag", f"{seed}-short", "--gold_steps", "0"]
         if "unlabelled" in mine:
-            # half of what is learned from stays as it was, so that nothing is lost
+            # who is right one time in ten would rather abstain than learn: a wrong answer costs little here
             stages[f"{algorithm}-unlabelled"] = [*how, "--source_tag", f"{seed}-sft", "--knowledge_base", unlabelled,
-                                                 "--world_share", "0.5"]
+                                                 "--world_share", "0.25", "--answer_threshold", "0.05"]
         if "random" in mine:
             stages[f"{algorithm}-random"] = [*how, "--source_tag", f"{seed}-sft", "--reward_mode", "random"]
     return {name: [*argv, "--tag", f"{seed}-{name}"] for name, argv in stages.items()}
