@@ -34,7 +34,7 @@ from tasks.world_chains import CHAIN_WORLD, ChainConfig
 
 DEV_SEED = HELD_OUT_SEED + 10**8  # worlds of the development set, and of the gate behind it
 DEV_WORLDS = 4
-PRACTICE_ABSENT = 0.34  # of the questions of a step: without an answer, as among traces
+PRACTICE_ABSENT = 0.34  # of the questions of a step: without an answer; of traces it is .4
 FOREVER = 10**9  # evaluations without a better one after which nothing ends
 GAP_LIMITS = {torch.float32: 0.01, torch.bfloat16: 0.1}  # nats that sampling and training may differ by
 

@@ -92,7 +92,7 @@ def train(
 
     saver = _Saver(config, source, model, tokenizer, num_steps, extra_meta, is_new=state is None)
     stop = _both(stop, early_stop, saver, state)
-    done = _is_done(config, source, num_steps, state, evaluate, stop, early_stop, steps_flag)
+    done = _is_done(config, source, num_steps, state, evaluate, stop, early_stop, steps_flag, learner)
     if done is not None:
         return _with_best(done, early_stop)
     how = prepare(config, model, row_len=row_len)
@@ -238,7 +238,7 @@ def _report(
 
 def _is_done(
     config: Any, source: str, num_steps: int, state: Mapping[str, Any] | None, evaluate: Evaluate | None,
-    stop: Stop | None, early_stop: EarlyStop | None, steps_flag: str,
+    stop: Stop | None, early_stop: EarlyStop | None, steps_flag: str, learner: Learner | None,
 ) -> dict[str, Any] | None:
     """The result of a run in whose checkpoint nothing is left to train, with maybe empty metrics; else None.
 
@@ -261,6 +261,8 @@ def _is_done(
         # the checkpoint was written before this evaluation, which may open the next stage or end training
         metrics = evaluate(step)
         if stop is not None and stop(step, metrics):
-            print0(f"{name} has reached its goal at step {step}: nothing to do")
+            paused = learner.paused if learner is not None else ""
+            print0(f"Paused at step {step} of {num_steps}: {paused}" if paused
+                   else f"{name} has reached its goal at step {step}: nothing to do")
             return result | {"metrics": metrics}
     return None

@@ -10,6 +10,7 @@ from nanochat.rag.library import Library
 from nanochat.rag.question_file import QuestionError
 from nanochat.refrag.chain_file import chains_of_folder, read_chains
 from nanochat.refrag.composing import MAX_HOLDERS, PER_SECOND, REASONS, chains_of, described_otherwise
+from nanochat.refrag.planning import queries_of
 from nanochat.refrag.trace_config import TraceConfig
 from nanochat.refrag.traces import TracePool
 from nanochat.retrieval import Document, make_retriever
@@ -115,8 +116,8 @@ def test_composed_questions_become_traces():
     config = TraceConfig(lengths=(2,), absent_share=0.0, recovery_share=0.0)
     trace = pool.conversations(1, random.Random(0), config)[0]
     hops = trace["messages"][1]["hops"]
-    assert [hop["query"] for hop in hops] == [step["query"] for step in next(
-        chain for chain in chains()[0] if chain["id"] == trace["question_id"])["steps"]]
+    assert [hop["query"] for hop in hops] == queries_of(next(
+        chain for chain in chains()[0] if chain["id"] == trace["question_id"]))
     assert len(trace["messages"][2]["citations"]) == 2
 
 

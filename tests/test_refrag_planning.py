@@ -5,7 +5,7 @@ import random
 import pytest
 
 from nanochat.errors import ConfigError
-from nanochat.refrag.planning import plan_of, shortened, steps_of, with_detour
+from nanochat.refrag.planning import plan_of, queries_of, shortened, steps_of, with_detour
 from nanochat.refrag.practice import ChainWorld
 from nanochat.refrag.trace_config import TraceConfig
 
@@ -62,6 +62,21 @@ def test_a_question_of_one_hop_is_its_own_step_and_unknown_steps_are_none():
     assert steps_of(unanswerable) == [{"query": "Who?", "subject": "", "answer": "", "document_id": ""}]
     assert steps_of(plain | {"supporting_ids": ["a", "b"]}) == () == steps_of(plain | {"hops": 2})
     assert steps_of(plain | {"supporting_ids": []}) == ()
+
+
+def test_a_later_query_begins_with_the_name_that_the_step_before_found():
+    seen = 0
+    for question in WORLD.questions:
+        first, *later = queries_of(question)
+        assert first == question["question"]
+        for query, before, step in zip(later, question.get("steps", ()), question.get("steps", ())[1:], strict=False):
+            assert query == f"{before['answer']}: {step['query']}" and before["answer"] in step["query"]
+            seen += 1
+    assert seen > 20
+    # where nobody says which name it is, the query is as it was written
+    steps = [{"query": "Who?", "subject": "", "answer": "Iva", "document_id": "a"},
+             {"query": "And then?", "subject": "", "answer": "Rud", "document_id": "b"}]
+    assert queries_of({"question": "Who?", "steps": steps}) == ["Who?", "And then?"]
 
 
 def test_every_detour_has_another_query_and_one_search_more():

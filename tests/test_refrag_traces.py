@@ -8,7 +8,7 @@ import pytest
 
 from nanochat.chat_format import render
 from nanochat.conversation import check_conversation
-from nanochat.refrag.planning import shortened
+from nanochat.refrag.planning import queries_of, shortened
 from nanochat.refrag.practice import ChainWorld
 from nanochat.refrag.trace_config import TraceConfig
 from nanochat.refrag.traces import TracePool
@@ -63,9 +63,9 @@ def test_an_answer_cites_the_evidence_of_every_hop_the_last_one_first():
         assert answer["content"] == question["answers"][0]
         # the step's query is searched, and what it is for is there by then
         place = 0
-        for step in question["steps"]:
+        for step, query in zip(question["steps"], queries_of(question), strict=True):
             place = next(number for number, hop in enumerate(hops) if hop["query"] in
-                         (step["query"], shortened(step["query"])) and number >= place)
+                         (query, shortened(step["query"])) and number >= place)
     assert len(answered) > 100
 
 
@@ -73,12 +73,17 @@ def test_a_query_cites_the_document_that_it_follows_from():
     seen = Counter()
     for conversation in traces(400):
         hops, answer, question = parts(conversation)
-        queries = [step["query"] for step in question["steps"]]
+        queries = queries_of(question)
         shown = []
         for number, hop in enumerate(hops):
             cited = [shown[slot] for slot in hop.get("citations", ())]
             is_step = hop["query"] in queries
-            if not number or not hop.get("supervised", True):
+            if not hop.get("supervised", True):
+                # a search for what was found before follows from where it was found
+                known = [step["document_id"] for step in question["steps"] if hop["query"] == shortened(step["query"])]
+                assert cited == known and all(name in shown for name in known)
+                seen["needless"] += bool(known)
+            elif not number:
                 assert not cited
             elif is_step and (place := queries.index(hop["query"])):
                 assert cited == [question["steps"][place - 1]["document_id"]]
@@ -87,7 +92,7 @@ def test_a_query_cites_the_document_that_it_follows_from():
                 seen["about" if cited else "again"] += 1
             seen["step"] += bool(number and is_step and cited)
             shown += [document["id"] for document in hop["documents"]]
-    assert min(seen["step"], seen["about"], seen["again"]) > 20, seen
+    assert min(seen["step"], seen["about"], seen["again"]) > 20 and seen["needless"] > 5, seen
 
 
 def test_evidence_comes_in_time_and_at_times_early():
@@ -118,7 +123,7 @@ def test_shares_are_as_configured():
     detours = [hops for hops, question in has_room if len(hops) > question["hops"]]
     assert 0.42 < len(detours) / len(has_room) < 0.58
     mistakes = sum(any(not hop.get("supervised", True) for hop in hops) for hops in detours)
-    assert 0.2 < mistakes / len(detours) < 0.6, (mistakes, len(detours))
+    assert 0.6 < mistakes / len(detours) < 0.8, (mistakes, len(detours))
 
 
 def test_what_is_not_there_ends_after_one_more_search_in_an_abstention():
@@ -130,11 +135,11 @@ def test_what_is_not_there_ends_after_one_more_search_in_an_abstention():
         shown = ids_of(hops)
         missing = [step for step in question["steps"] if step["document_id"] not in shown]
         assert missing and not set(question["supporting_ids"]) & {missing[-1]["document_id"]} & set(shown)
-        last = hops[-1]["query"]
+        last, again = hops[-1]["query"], shortened(hops[-2]["query"].rpartition(": ")[2])
         if answer.get("forced"):
-            assert len(hops) == CONFIG.max_hops and last != shortened(hops[-2]["query"])
+            assert len(hops) == CONFIG.max_hops and last != again
         else:
-            assert last == shortened(hops[-2]["query"]) and len(hops) <= question["hops"] + 1
+            assert last == again and len(hops) <= question["hops"] + 1
         if answer.get("closest"):
             closest += 1
             assert [shown[slot] for slot in answer["closest"]] == question["about_ids"]
@@ -143,7 +148,7 @@ def test_what_is_not_there_ends_after_one_more_search_in_an_abstention():
 
 def test_a_mistake_is_marked_corrected_and_not_learned():
     config = replace(CONFIG, recovery_share=1.0, bad_query_share=1.0, absent_share=0.0)
-    seen = 0
+    seen = lasting = 0
     for conversation in traces(120, config=config):
         hops, answer, question = parts(conversation)
         wrong = [number for number, hop in enumerate(hops) if not hop.get("supervised", True)]
@@ -151,13 +156,18 @@ def test_a_mistake_is_marked_corrected_and_not_learned():
             continue
         seen += 1
         (place,) = wrong
-        assert 0 < place < len(hops) - 1 and not answer.get("abstain")
-        assert hops[place + 1]["query"] == question["steps"][place]["query"]
+        assert place > 0 and not answer.get("abstain")
+        if place < len(hops) - 1:
+            assert hops[place + 1]["query"] == queries_of(question)[place]
+        else:
+            # in vain, and answered all the same
+            assert hops[place]["query"] == shortened(question["steps"][-1]["query"])
+            lasting += 1
         assert not set(question["supporting_ids"]) & {document["id"] for document in hops[place]["documents"]}
         rendered = render({"messages": conversation["messages"][:3]}, TOKENIZER)
         starts = [at for at, token in enumerate(rendered.ids) if token == TOKENIZER.special("query_start")]
         assert [rendered.mask[at] for at in starts] == [number != place for number in range(1, len(hops))]
-    assert seen > 20
+    assert lasting > 20 and seen - lasting > 20
 
 
 def test_a_trace_of_one_hop_is_a_plain_reading_turn_but_for_the_decision_to_answer():
@@ -262,7 +272,7 @@ def test_the_gold_trace_shows_as_many_documents_as_asked_in_the_order_found():
     question = next(q for q in WORLD.questions if q["hops"] == 3 and q["answers"])
     trace = WORLD.traces.gold_trace(question, random.Random(0), top_k=2, max_hops=3)
     hops, answer, _ = parts(trace)
-    assert [hop["query"] for hop in hops] == [step["query"] for step in question["steps"]]
+    assert [hop["query"] for hop in hops] == queries_of(question)
     assert [len(hop["documents"]) for hop in hops] == [2, 2, 2] and len(trace["messages"]) == 3
     assert set(question["supporting_ids"]) <= set(ids_of(hops)) and "forced" not in answer
     first = [document["id"] for document in WORLD.search([question["question"]], 2)[0]]

@@ -70,6 +70,17 @@ def test_an_evaluation_that_was_not_heard_is_made_when_the_run_goes_on(folder, j
     assert not (base_dir() / "checkpoints" / "refrag" / (tag + BEST)).exists()
 
 
+def test_an_alarm_at_an_evaluation_that_was_not_heard_is_a_pause(folder, judged, monkeypatch):
+    judged(0.1, 0.2, KeyboardInterrupt)
+    argv = [*FAST.split(), "--knowledge_base", f"{folder}/kb", "--tag", "pausing", *AGAIN, "--rl_steps", "3"]
+    assert run_main(refrag_finetune.main, argv) == 130
+    ended = monitors.Signal(lambda history: "enough", (monitors.PAUSE,))
+    monkeypatch.setattr(monitors, "SIGNALS", {"ended": ended})
+    judged(0.3)
+    printed = ask(folder, "pausing", *AGAIN, "--rl_steps", "3", "--resume", "true")
+    assert "Paused at step 2 of 3: ended: enough" in printed and "nothing to do" not in printed
+
+
 def test_a_run_whose_last_step_was_its_best_keeps_it_when_it_goes_on(folder, judged):
     # the last evaluation is none of those that come every two steps
     judged(0.1, 0.2, 0.4)

@@ -44,14 +44,26 @@ def steps_of(question: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
              "answer": question["answers"][0] if names else "", "document_id": names[0] if names else ""}]
 
 
+def queries_of(question: Mapping[str, Any]) -> list[str]:
+    """What a trace searches for, one query per step: the question itself, then each step's query behind the name that
+    was found, "Torvik: Who is the mayor of Torvik?". A query that begins with the name is decided where it is read: a
+    model writes it right behind the document that it cites, as it would write an answer, and where the document does
+    not say it, it sees so before it has begun to ask on.
+    """
+    steps = steps_of(question)
+    return [f"{step['subject']}: {step['query']}" if place and step.get("subject") else step["query"]
+            for place, step in enumerate(steps)]
+
+
 def leading_ids(question: Mapping[str, Any], hop: PlannedHop) -> Sequence[str]:
     """Ids of documents that a query follows from: the evidence of the step before, or when a query is asked once more
-    the document that speaks of the thing and does not say it. None for the question itself and for mistakes.
+    the document that speaks of the thing and does not say it; of a search once more that was not needed, the one that
+    says it. None for the question itself and for other mistakes.
     """
     steps = steps_of(question)
     if not hop.is_supervised:
-        return ()
-    if hop.query != steps[hop.step]["query"]:
+        return [step["document_id"] for step in steps if hop.query == shortened(step["query"])][:1]
+    if hop.query != queries_of(question)[hop.step]:
         return question.get("about_ids", ())
     return [steps[hop.step - 1]["document_id"]] if hop.step else ()
 
@@ -75,18 +87,18 @@ def plan_of(question: Mapping[str, Any], rng: random.Random, config: TraceConfig
     Where evidence is missing, the query is searched once more without the words that ask, and then the question is
     given up. It has at most config.max_hops steps.
     """
-    steps = steps_of(question)
+    steps, queries = steps_of(question), queries_of(question)
     end, hidden = len(steps), ""
     if not question["answers"]:
         end -= 1
     elif is_removed:
         end = rng.randrange(len(steps))
         hidden = steps[end]["document_id"]
-    hops = [PlannedHop(query=step["query"], step=place, is_found=True) for place, step in enumerate(steps[:end])]
+    hops = [PlannedHop(query=query, step=place, is_found=True) for place, query in enumerate(queries[:end])]
     if end == len(steps):
         return Plan(question=question, hops=tuple(hops))
-    hops.append(PlannedHop(query=steps[end]["query"], step=end, is_found=False))
-    again = shortened(steps[end]["query"])
+    hops.append(PlannedHop(query=queries[end], step=end, is_found=False))
+    again = shortened(steps[end]["query"])  # the name that it asks about stands in it anyway
     has_room = len(hops) < config.max_hops
     if again and has_room:
         hops.append(PlannedHop(query=again, step=end, is_found=False))
@@ -101,17 +113,16 @@ def with_detour(plan: Plan, rng: random.Random, config: TraceConfig, names: Sequ
     if not plan.is_answered or len(plan.hops) >= config.max_hops:
         return plan
     hops = list(plan.hops)
-    # the first query is the question itself, so it is never bad
-    if len(hops) > 1 and rng.random() < config.bad_query_share:
-        place = rng.randrange(1, len(hops))
-        step = steps_of(plan.question)[place]
-        bad = _bad_query(step, hops[place - 1].query, rng, names)
+    # the first query is the question itself, so it is never bad; behind the last one every search is in vain
+    if rng.random() < config.bad_query_share:
+        place = rng.randrange(1, len(hops) + 1)
+        bad = _bad_query(plan.question, place, rng, names)
         if not bad or any(bad == hop.query for hop in hops):
             return plan
-        hops.insert(place, PlannedHop(query=bad, step=place, is_found=False, is_supervised=False))
+        hops.insert(place, PlannedHop(query=bad, step=min(place, len(hops) - 1), is_found=False, is_supervised=False))
     else:
         place = rng.randrange(len(hops))
-        again = shortened(hops[place].query)
+        again = shortened(steps_of(plan.question)[place]["query"])
         if not again:
             return plan
         hops[place] = replace(hops[place], is_found=False)
@@ -119,11 +130,14 @@ def with_detour(plan: Plan, rng: random.Random, config: TraceConfig, names: Sequ
     return replace(plan, hops=tuple(hops))
 
 
-def _bad_query(step: Mapping[str, Any], before: str, rng: random.Random, names: Sequence[str]) -> str:
-    """Something else instead of the step's query: about another thing, a name that nobody has, or the last query."""
-    subject, draw = step.get("subject", ""), rng.random()
+def _bad_query(question: Mapping[str, Any], place: int, rng: random.Random, names: Sequence[str]) -> str:
+    """A search instead of a step's, or behind the last: about another thing, for a name that nobody has, or once more
+    for what was found. What was asked last is what is answered, so behind the last step it is only the latter.
+    """
+    steps, draw = steps_of(question), rng.random()
+    subject = steps[place].get("subject", "") if place < len(steps) else ""
     if draw < 0.5 and names and subject:
-        return step["query"].replace(subject, rng.choice(names))
+        return queries_of(question)[place].replace(subject, rng.choice(names))
     if draw < 0.75 and subject:
         return subject[::-1].title()
-    return shortened(before)
+    return shortened(steps[place - 1]["query"])
