@@ -17,6 +17,7 @@ from nanochat.common import print0, run_main, write_json
 from nanochat.config import load_config
 from nanochat.errors import UserError
 from nanochat.evaluation.statistics import bootstrap_mean
+from nanochat.refrag.planning import queries_of
 
 # set -> recall@5, recall@10, all of the evidence in the first 10: bm25s, as the data's README says
 BASELINES = {"2wikimultihop": (0.696, 0.736, 0.457), "hotpotqa": (0.759, 0.889, 0.779),
@@ -78,8 +79,8 @@ def main(argv: list[str]) -> int:
 
 
 def stepwise(questions: Sequence[Record], search: Any, top_k: int) -> list[list[str]]:
-    """Ids of the documents that the steps' queries show: `top_k` new ones each."""
-    queries = [step["query"] for question in questions for step in question["steps"]]
+    """Ids of the documents that the steps' queries, as traces write them, show: `top_k` new ones each."""
+    queries = [query for question in questions for query in queries_of(question)]
     rows = iter(search(queries, top_k * max(len(question["steps"]) for question in questions)))
     shown = []
     for question in questions:
