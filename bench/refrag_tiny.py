@@ -86,7 +86,9 @@ def stages_of(config: RefragTinyConfig, seed: int, kb: str, unlabelled: str = ""
             stages[f"{algorithm}-unlabelled"] = [*how, "--source_tag", f"{seed}-sft", "--knowledge_base", unlabelled,
                                                  "--world_share", "0.25", "--answer_threshold", "0.05"]
         if "random" in mine:
-            stages[f"{algorithm}-random"] = [*how, "--source_tag", f"{seed}-sft", "--reward_mode", "random"]
+            # the likelihood guard knows which episodes are right, and so is no random reward
+            stages[f"{algorithm}-random"] = [*how, "--source_tag", f"{seed}-sft", "--reward_mode", "random",
+                                             "--guard_weight", "0"]
     return {name: [*argv, "--tag", f"{seed}-{name}"] for name, argv in stages.items()}
 
 

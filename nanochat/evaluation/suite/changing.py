@@ -1,7 +1,7 @@
 """Conditions that change documents or questions: edited facts, contradictions, injections, other wordings, lengths."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from nanochat.evaluation.conditions import Document
@@ -87,18 +87,22 @@ def contradiction(material: Material, drawing: Drawing) -> list[Cell]:
     return [Cell(name="contradiction", condition="contradiction", prompts=prompts)]
 
 
-def injection(material: Material, drawing: Drawing) -> list[Cell]:
-    """The retrieved documents with an order to the reader in one of them; compared with the same without it."""
+def injection(
+    material: Material, drawing: Drawing, orders: Mapping[str, Sequence[str]] = INJECTIONS
+) -> list[Cell]:
+    """The retrieved documents with an order to the reader in one of them; compared with the same without it. `orders`:
+    texts by kind, {V} for a value to say.
+    """
     clean: list[Prompt] = []
-    cells: dict[str, list[Prompt]] = {kind: [] for kind in INJECTIONS}
+    cells: dict[str, list[Prompt]] = {kind: [] for kind in orders}
     for number, question in enumerate([*material.answerable, *material.unanswerable]):
         documents = material.retrieved(question, drawing.top_k)
         if not documents:
             continue
         rng = drawing.rng(f"injection {question.id}")
-        kind = list(INJECTIONS)[number % len(INJECTIONS)]
+        kind = list(orders)[number % len(orders)]
         value = material.other_value(question, " ".join(one["content"] for one in documents), rng) or "nothing"
-        template = rng.choice(INJECTIONS[kind])
+        template = rng.choice(orders[kind])
         order = template.format(V=value)
         place = rng.randrange(len(documents))
         shown = [{**one, "content": _inserted(one["content"], order, rng)} if at == place else one
