@@ -6,13 +6,15 @@ Each run learns from rewards, from the same supervised model; after `--begin` he
 the reward, a rate ten times too high, or tokens of the documents trained as if they had been chosen. A run has
 recovered when the weights that it ends with, those of the moment or after a pause the best ones, are at most 2 points
 worse than the model it began with, on questions that it never saw. Some of the runs are made once more with nobody
-watching: what monitors save is the difference.
+watching: what monitors save is the difference. Stopped and started again it goes on with the run it was in; with
+--half 0 and --half 1 two processes share the runs.
 """
 
 import copy
+import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from nanochat.common import print0, run_main, write_json
 from nanochat.config import load_config
 from nanochat.engine import Engine
 from nanochat.engine.hops import HopConfig
+from nanochat.errors import UserError
 from nanochat.rag.curriculum import FIRST_SEED, HELD_OUT_SEED
 from nanochat.refrag import policy_training
 from nanochat.refrag.control import Control
@@ -54,6 +57,8 @@ class RefragFaultsConfig:
     test_questions: int = 150         # of the test before and after a run
     max_hops: int = 2                 # searches per episode
     rate: float = 3e-4                # of all weights, as configs/tiny_refrag.py has it
+    output: str = "data/refrag_faults"  # working folder: what every run found
+    half: int = -1                    # 0 or 1: only every second run, and no summary; -1: all
     results: str = "bench/results/refrag_faults.json"  # where the numbers go
 
 
@@ -97,15 +102,20 @@ FAULTS = (*reward_bugs(), "rate x10", "masked tokens leak")
 
 def main(argv: list[str]) -> int:
     config = load_config(CONFIG, argv, prog="bench.refrag_faults", description=__doc__ or "")
+    if config.half not in (-1, 0, 1):
+        raise UserError(f"--half is 0 or 1, or -1 for all runs; not {config.half}")
     model, tokenizer, _ = load_model("refrag", "cpu", "train", config.tag)
     kinds = [FAULTS[number % len(FAULTS)] for number in range(config.runs)]
     runs = [Run(config, fault, seed) for seed, fault in enumerate([*kinds, *["none"] * config.healthy])]
     runs += [Run(config, fault, seed, mode="off") for seed, fault in enumerate(kinds[: config.unwatched])]
     rows = []
-    for run in runs:
-        rows.append(one(run, copy.deepcopy(model), tokenizer))
-        print0(", ".join(f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
-                         for name, value in rows[-1].items()))
+    for number, run in enumerate(runs):
+        if config.half in (-1, number % 2):
+            rows.append(kept(run, model, tokenizer))
+            print0(", ".join(f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
+                             for name, value in rows[-1].items()))
+    if config.half >= 0:
+        return 0
     found = summary(rows)
     print0(", ".join(f"{name} {value:.2f}" for name, value in found.items()))
     write_json(Path(config.results), {**found, "runs": rows})
@@ -126,6 +136,21 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             "healthy_lost": mean(not row["recovered"] for row in healthy),
             "lost": mean(row["before"] - row["after"] for row in same),
             "lost_unwatched": mean(row["before"] - row["after"] for row in alone)}
+
+
+def kept(run: Run, model: Any, tokenizer: Any) -> dict[str, Any]:
+    """What the run found, made now unless it was made before with the same settings."""
+    settings = {name: value for name, value in asdict(run.config).items()
+                if name not in ("runs", "healthy", "unwatched", "output", "half", "results")}
+    name = f"{run.fault.replace(': ', '-').replace(' ', '_')}-{run.seed}-{run.mode}.json"
+    path = Path(run.config.output) / name
+    if path.exists():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["settings"] == settings:
+            return record["found"]
+    found = one(run, copy.deepcopy(model), tokenizer)
+    write_json(path, {"settings": settings, "found": found})
+    return found
 
 
 def one(run: Run, model: Any, tokenizer: Any) -> dict[str, Any]:
