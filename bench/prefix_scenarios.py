@@ -135,11 +135,12 @@ class Life:
         """A prompt read and kept beside any session, in two pieces."""
         ids = self.some_ids()
         match = self.prefixes.match(ids)
+        cache = match.make_cache()
         with torch.no_grad():
             for end in match.snapshots:
-                piece = torch.tensor([ids[int(match.cache.lengths[0]) : end]])
-                features = self.model.features(piece, match.cache)[0, -1]
-                self.prefixes.insert(ids[:end], match.cache, features=features, version=match.version,
+                piece = torch.tensor([ids[int(cache.lengths[0]) : end]])
+                features = self.model.features(piece, cache)[0, -1]
+                self.prefixes.insert(ids[:end], cache, features=features, version=match.version,
                                      passing=end == len(ids))
 
     def clear(self) -> None:

@@ -29,10 +29,10 @@ def random_ids(length: int, seed: int) -> list[int]:
 def read(prefixes: PrefixCache, ids: list[int], passing: bool = False) -> tuple[PrefixMatch, torch.Tensor]:
     """Read ids as an engine does: from the match on, keeping states where asked; the match and the next logits."""
     model, match = prefixes.model, prefixes.match(ids)
-    features = match.features
+    features, cache = match.features, match.make_cache()
     for end in match.snapshots:
-        features = model.features(torch.tensor([ids[match.cache.host_lengths[0] : end]]), match.cache)[0, -1]
-        prefixes.insert(ids[:end], match.cache, features=features, version=match.version, passing=passing)
+        features = model.features(torch.tensor([ids[cache.host_lengths[0] : end]]), cache)[0, -1]
+        prefixes.insert(ids[:end], cache, features=features, version=match.version, passing=passing)
     return match, model.head(features)
 
 
@@ -99,11 +99,11 @@ def test_matches_are_by_value(shape):
     prefixes = PrefixCache(model, max_bytes=10**7, boundary_ids=(BOUNDARY,))
     ids = [*random_ids(30, 0), BOUNDARY, *random_ids(5, 1)]
     read(prefixes, ids)
-    one, other = prefixes.match([*ids[:31], 1, 2]), prefixes.match([*ids[:31], 3, 4], capacity=70)
-    assert other.cache.capacity in (None, 70)
-    model(torch.tensor([[1, 2]]), one.cache)
+    one, other = prefixes.match([*ids[:31], 1, 2]), prefixes.match([*ids[:31], 3, 4])
+    assert other.make_cache(capacity=70).capacity in (None, 70)
+    model(torch.tensor([[1, 2]]), one.make_cache())
     prefixes.clear()
-    assert_exact(model, [*ids[:31], 3, 4], model(torch.tensor([[3, 4]]), other.cache)[0, -1])
+    assert_exact(model, [*ids[:31], 3, 4], model(torch.tensor([[3, 4]]), other.make_cache())[0, -1])
 
 
 @pytest.mark.parametrize("shape", ALL_SHAPES)
@@ -237,7 +237,8 @@ def test_other_weights_get_no_answer_from_these(change):
     assert begun.num_tokens == 30
     change(model)
     # what was begun with the old weights is not taken in
-    assert not prefixes.insert(ids, begun.cache, features=begun.cache.lengths, version=begun.version)
+    cache = begun.make_cache()
+    assert not prefixes.insert(ids, cache, features=cache.lengths, version=begun.version)
     match, logits = read(prefixes, ids)
     assert match.num_tokens == 0 and prefixes.stats.invalidations == 1
     assert_exact(model, ids, logits)
@@ -260,9 +261,10 @@ def test_what_is_being_read_while_the_cache_is_cleared_is_not_taken_in():
     model = make_model("M")
     prefixes = PrefixCache(model, max_bytes=10**7)
     match = prefixes.match([1, 2, 3])
-    features = model.features(torch.tensor([[1, 2, 3]]), match.cache)[0, -1]
+    cache = match.make_cache()
+    features = model.features(torch.tensor([[1, 2, 3]]), cache)[0, -1]
     prefixes.clear()
-    assert not prefixes.insert([1, 2, 3], match.cache, features=features, version=match.version)
+    assert not prefixes.insert([1, 2, 3], cache, features=features, version=match.version)
     assert prefixes.stats.bytes == 0
 
 

@@ -18,6 +18,8 @@ from nanochat.engine.speculative import Drafter
 from nanochat.model import Cache, LanguageModel
 from nanochat.model.cache import Mark
 
+SPARE = 128  # the room for tokens is a multiple of this where the limit allows it
+
 
 @dataclass(eq=False)
 class _Forward:
@@ -66,8 +68,11 @@ class Batch:
         assert not self.rows, f"{len(self.rows)} rows live in the cache"
         self._cache = self._view = self._graphs = None
 
-    def join(self, prefill: Prefill) -> None:
-        """Rows that have read their prompts choose their first id and take the places behind the others."""
+    def join(self, prefill: Prefill, num_waiting: int = 0) -> None:
+        """Rows that have read their prompts choose their first id and take the places behind the others.
+
+        num_waiting: who will join soon, so that the cache need not grow again for them.
+        """
         rows = []
         for place, handle in enumerate(prefill.handles):
             row = self._new_row(handle, prefill, place)
@@ -79,8 +84,9 @@ class Batch:
         rows = [(row, place) for row, place in rows if not row.handle.is_done]
         if not rows:
             return
+        limit = self._max_bytes - prefill.num_bytes if self._max_bytes else math.inf
         self._make_room(len(self.rows) + len(rows), max(self.longest, *(row.num_tokens for row, _ in rows), 0),
-                        limit=self._max_bytes - prefill.num_bytes if self._max_bytes else math.inf)
+                        num_waiting=num_waiting, limit=limit)
         assert self._cache is not None, "no cache for new rows"
         for row, place in rows:
             self._cache.put_row(len(self.rows), *prefill.state(place))
@@ -212,15 +218,20 @@ class Batch:
             row.drafter = Drafter(source, max_draft=self._speculate)
         return row
 
-    def _make_room(self, num_rows: int, num_tokens: int, *, limit: float) -> None:
+    def _make_room(self, num_rows: int, num_tokens: int, *, limit: float, num_waiting: int = 0) -> None:
         """A cache of at most `limit` bytes, with places for num_rows rows of num_tokens tokens; live rows keep theirs.
+
+        Where it has to grow it has places for those that wait, too, if the limit allows them.
         """
         old, size = self._cache, len(self._cache) if self._cache else 0
         if size < num_rows:
-            size = min(self._max_rows, max(num_rows, 2 * size))
+            size = min(self._max_rows, max(num_rows + num_waiting, 2 * size))
         if self.bytes_for(size, num_tokens) > limit:
             size = num_rows
         room = max(num_tokens, (old.capacity or 0) if old else 0)
+        if not self._has_graphs and (not old or room > (old.capacity or 0)):
+            # somewhat longer rows than these need no new cache
+            room = -(-room // SPARE) * SPARE
         if self.bytes_for(size, room) > limit:
             # longer rows than now lived here
             room = num_tokens

@@ -218,10 +218,10 @@ def _tell(on_hop: OnHop | None, trail: Trail) -> None:
 
 
 def _wait(engine: "Engine", handles: Sequence[Handle]) -> None:
-    """Step until all are done; raises what ended one of them."""
+    """Step until all are done; raises what ended one of them. Of several nobody watches one."""
     for handle in handles:
         while not handle.is_done:
-            engine.scheduler.step()
+            engine.scheduler.step(reads_all=len(handles) > 1)
         if handle.error is not None:
             raise handle.error
 

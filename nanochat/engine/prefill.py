@@ -24,23 +24,23 @@ class Prefill:
         matches: Sequence[PrefixMatch | None],
         prefix_cache: PrefixCache | None,
     ) -> None:
-        self._model, self._prefix_cache, self.matches = model, prefix_cache, list(matches)
+        self._model, self._prefix_cache = model, prefix_cache
         self.handles = list(handles)
         self.prompts = [list(handle.request.ids) for handle in handles]
         self.at = [match.num_tokens if match else 0 for match in matches]  # tokens read by each row
         self.features: list[Tensor | None] = [match.features if match else None for match in matches]  # (C,) each
         self._kept: list[set[int]] = [set() for _ in handles]  # where the prefix cache takes the state of each row
-        only = matches[0] if len(matches) == 1 else None
-        cache = only.cache if only else model.new_cache(len(handles))
+        cache = model.new_cache(len(handles))
         cache.reserve(max(len(prompt) for prompt in self.prompts))
         self._placed = PlacedRows(cache)
         for row, (handle, match) in enumerate(zip(handles, matches, strict=True)):
             handle.cached_tokens = self.at[row]
-            if match and match is not only and match.num_tokens:
-                cache.put_row(row, match.cache)
+            if match:
+                match.put(cache, row)
             if handle.request.keep:
                 for place in (*handle.request.boundaries, *(match.snapshots if match else ())):
                     self.keep_at(row, int(place))
+        self.matches = [match.without_states() if match else None for match in matches]
 
     @property
     def left(self) -> int:

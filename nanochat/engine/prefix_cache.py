@@ -9,13 +9,13 @@ import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nanochat.engine.prefix_tree import Node, PrefixTree, build_cache, edge_bytes, snapshot_bytes, take_snapshot
+from nanochat.engine.prefix_tree import Node, PrefixTree, Snapshot, edge_bytes, snapshot_bytes, take_snapshot
 from nanochat.model import Cache, LanguageModel
 from nanochat.model.cache import KVState
 
@@ -28,10 +28,28 @@ class PrefixMatch:
     """Where reading can go on."""
 
     num_tokens: int  # leading ids that need not be read again
-    cache: Cache  # one row after them, by value; without any of them a fresh one
+    model: LanguageModel
+    edges: list[tuple[list[tuple[Tensor, Tensor]], int]]  # keys and values of pieces of them, and how many ids count
+    kept: Snapshot | None  # what else there is of the last of them
     features: Tensor | None  # (C) of the last of them; there when num_tokens is the length of the ids asked for
     version: int  # hand it to insert(): what was read with other weights is refused
     snapshots: tuple[int, ...]  # lengths at which reading should pause for insert(), rising, above num_tokens
+
+    def put(self, cache: Cache, row: int) -> None:
+        """Row `row` of a cache, which has seen nothing, has read these ids, by value."""
+        if self.num_tokens:
+            cache.load_row(row, self.edges, self.kept.layers if self.kept else [])
+
+    def make_cache(self, *, capacity: int = 0) -> Cache:
+        """A cache of one row that has read these ids, with room for at least `capacity` tokens."""
+        cache = self.model.new_cache(1)
+        cache.reserve(max(capacity, self.num_tokens))
+        self.put(cache, 0)
+        return cache
+
+    def without_states(self) -> "PrefixMatch":
+        """The same, holding no memory any more."""
+        return replace(self, edges=[], kept=None, features=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +111,8 @@ class PrefixCache:
         with self._lock:
             self._start_over()
 
-    def match(self, ids: Sequence[int], *, capacity: int = 0, boundaries: Sequence[int] = ()) -> PrefixMatch:
-        """The longest known prefix of ids, as a cache of one row with room for at least `capacity` tokens.
+    def match(self, ids: Sequence[int], *, boundaries: Sequence[int] = ()) -> PrefixMatch:
+        """The longest known prefix of ids.
 
         boundaries: lengths of ids after which a state is worth keeping, besides those behind boundary ids. All of ids
         match only where the features of the last one are known; otherwise at least one is left to read.
@@ -119,7 +137,7 @@ class PrefixCache:
             self._counts["tokens_reused"] += depth
             self._counts["tokens_read"] += len(asked) - depth
         return PrefixMatch(
-            num_tokens=depth, cache=build_cache(self.model, edges, snapshot, capacity=capacity),
+            num_tokens=depth, model=self.model, edges=edges, kept=snapshot,
             features=snapshot.features if snapshot else None, version=version,
             snapshots=self._places(asked, depth, path.depth, boundaries),
         )

@@ -4,14 +4,13 @@ Keys and values of a prefix can be cut out of those of a longer text; a recurren
 the tokens it has read. So edges hold what each token adds, and a node may hold a state: only there can reading go on.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nanochat.model import Cache, LanguageModel
+from nanochat.model import Cache
 from nanochat.model.cache import KVState
 
 
@@ -140,29 +139,6 @@ def take_snapshot(cache: Cache, row: int, features: Tensor) -> Snapshot:
     """A copy of a row's recurrent state, with its features (C)."""
     layers = [{name: getattr(layer, name)[row].clone() for name in layer.recurrent} for layer in cache.layers]
     return Snapshot(layers, features.detach().clone())
-
-
-@torch.no_grad()
-def build_cache(
-    model: LanguageModel, edges: Sequence[tuple[list[tuple[Tensor, Tensor]], int]], snapshot: Snapshot | None, *,
-    capacity: int,
-) -> Cache:
-    """A cache of one row out of edges, each with the number of its ids to take, and the snapshot at their end."""
-    cache = model.new_cache(1)
-    depth = sum(length for _, length in edges)
-    cache.reserve(max(capacity, depth))
-    attention = [layer for layer in cache.layers if isinstance(layer, KVState)]
-    at = 0
-    for pairs, length in edges:
-        for layer, (keys, values) in zip(attention, pairs, strict=True):
-            layer.keys[0, :, at : at + length] = keys[:, :length]
-            layer.values[0, :, at : at + length] = values[:, :length]
-        at += length
-    for layer, fields in zip(cache.layers, snapshot.layers if snapshot else [{}] * len(cache.layers), strict=True):
-        for name, tensor in fields.items():
-            getattr(layer, name)[0] = tensor
-    cache.advance(depth)
-    return cache
 
 
 def edge_bytes(cache: Cache, num_tokens: int) -> int:

@@ -19,6 +19,8 @@ from nanochat.engine.request import Handle, Request, RequestFailed, RequestRefus
 from nanochat.engine.sampling import SamplingParams, short
 from nanochat.model import Cache, LanguageModel
 
+LARGE = 8  # portions read at once where nobody waits for the next token
+
 
 class Scheduler:
     """Requests over one model.
@@ -112,10 +114,11 @@ class Scheduler:
         return not self.is_idle
 
     @torch.no_grad()
-    def step(self) -> bool:
+    def step(self, *, reads_all: bool = False) -> bool:
         """Read some prompt tokens, write one token (or a draft's worth) in every live row; whether work is left.
 
-        A request that fails ends with its error and the others go on. If the model itself fails, all of them end.
+        reads_all: first read every prompt there is room for, in large portions; for work that nobody watches. A request
+        that fails ends with its error and the others go on. If the model itself fails, all of them end.
         """
         with self._turn:
             self._news.clear()
@@ -123,7 +126,7 @@ class Scheduler:
             try:
                 self._drop_cancelled()
                 with self.prefix_cache.steady() if self.prefix_cache else contextlib.nullcontext():
-                    self._read()
+                    self._read(reads_all)
                     self._batch.step(self._keep_answer)
                 is_done = True
             finally:
@@ -150,15 +153,19 @@ class Scheduler:
             # a state that was found for nobody
             self._matched = None
 
-    def _read(self) -> None:
-        if self._prefill is None:
-            self._prefill = self._next_prefill()
-        if self._prefill is None:
-            return
-        self._prefill.read(self.prefill_tokens)
-        if not self._prefill.left:
-            self._batch.join(self._prefill)
-            self._prefill = None
+    def _read(self, reads_all: bool) -> None:
+        portion = self.prefill_tokens * (LARGE if reads_all else 1)
+        while True:
+            if self._prefill is None:
+                self._prefill = self._next_prefill(portion)
+            if self._prefill is None:
+                return
+            self._prefill.read(portion)
+            if not self._prefill.left:
+                self._batch.join(self._prefill, len(self._waiting))
+                self._prefill = None
+            if not reads_all:
+                return
 
     def _keep_answer(self, row: Row, cache: Cache) -> None:
         """The state at the end of an answer, for a next turn; the last id was not read."""
@@ -166,13 +173,31 @@ class Scheduler:
             ids = [*row.handle.request.ids, *row.handle.ids][: cache.host_lengths[0]]
             self.prefix_cache.insert(ids, cache, features=row.features, version=row.version)
 
-    def _next_prefill(self) -> Prefill | None:
+    def _next_prefill(self, budget: int) -> Prefill | None:
         """The first requests that wait and fit, in order, together at most a budget of tokens.
 
-        One that begins as another of them does waits until that has been read: it goes on from there at the next step.
+        One that begins as another of them does waits until that has been read, and goes on from there; who came behind
+        it need not wait for that.
         """
         chosen: list[tuple[Handle, PrefixMatch | None]] = []
-        left, longest = self.prefill_tokens, self._batch.longest
+        followers: list[Handle] = []
+        try:
+            self._choose(chosen, followers, budget)
+        finally:
+            self._waiting.extendleft(reversed(followers))
+        if not chosen:
+            return None
+        prefill = Prefill(self.model, *zip(*chosen, strict=True), self.prefix_cache)
+        self._taken = []
+        for handle in list(self._waiting):
+            if place := self._alike(handle, chosen):
+                prefill.keep_at(*place)
+        return prefill
+
+    def _choose(
+        self, chosen: list[tuple[Handle, PrefixMatch | None]], followers: list[Handle], budget: int
+    ) -> None:
+        left, longest = budget, self._batch.longest
         while self._waiting:
             handle = self._waiting[0]
             if handle.is_cancelled:
@@ -180,9 +205,12 @@ class Scheduler:
                 if self._matched and self._matched[0] is handle:
                     self._matched = None
                 continue
-            longest = max(longest, handle.request.num_tokens)
-            if self.num_live + len(chosen) >= self.max_rows or self._alike(handle, chosen):
+            if self.num_live + len(chosen) >= self.max_rows:
                 break
+            if self._alike(handle, chosen):
+                followers.append(self._waiting.popleft())
+                continue
+            longest = max(longest, handle.request.num_tokens)
             prompts = [len(other.request.ids) for other in (handle, *(one for one, _ in chosen))]
             if not self._fits(len(prompts), max(prompts), longest):
                 break
@@ -194,14 +222,6 @@ class Scheduler:
             self._taken.append(self._waiting.popleft())
             chosen.append((handle, match))
             left -= needed
-        if not chosen:
-            return None
-        prefill = Prefill(self.model, *zip(*chosen, strict=True), self.prefix_cache)
-        self._taken = []
-        for handle in list(self._waiting):
-            if place := self._alike(handle, chosen):
-                prefill.keep_at(*place)
-        return prefill
 
     def _match(self, handle: Handle) -> PrefixMatch | None:
         if self.prefix_cache is None:

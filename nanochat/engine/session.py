@@ -185,7 +185,7 @@ class Session:
         row.version = match.version
         if match.num_tokens:
             row.num_fed = match.num_tokens
-            self._placed.cache.put_row(*self._placed.places([number]), match.cache)
+            match.put(self._placed.cache, *self._placed.places([number]))
             if match.features is not None:
                 self._remember([number], match.features[None])
         return list(match.snapshots)

@@ -1,6 +1,6 @@
 """Decoding state of a batch of rows: every layer's, with each row's length, and the ways to copy, move and go back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakSet
 
@@ -158,6 +158,34 @@ class Cache:
         self.lengths[target] = known
         self._know(lengths)
         self._void([target])
+
+    @torch.no_grad()
+    def load_row(
+        self, row: int, pieces: Sequence[tuple[Sequence[tuple[Tensor, Tensor]], int]],
+        recurrent: Sequence[Mapping[str, Tensor]],
+    ) -> None:
+        """Row `row`, which has seen nothing, becomes what was kept of another, in place.
+
+        pieces: one behind the other, keys and values (Hkv, L, D) of every attention layer, and how many of the L
+        positions count. recurrent: of every layer its recurrent fields without the row dimension; empty: none read.
+        """
+        depth = sum(length for _, length in pieces)
+        self.reserve(depth)
+        attention = [layer for layer in self.layers if isinstance(layer, KVState)]
+        at = 0
+        for pairs, length in pieces:
+            for layer, (keys, values) in zip(attention, pairs, strict=True):
+                layer.keys[row, :, at : at + length] = keys[:, :length]
+                layer.values[row, :, at : at + length] = values[:, :length]
+            at += length
+        for layer, kept in zip(self.layers, recurrent, strict=True) if recurrent else ():
+            for name, tensor in kept.items():
+                getattr(layer, name)[row] = tensor
+        lengths = self.host_lengths
+        lengths[row] = depth
+        self.lengths[row] = depth
+        self._know(lengths)
+        self._void([row])
 
     @torch.no_grad()
     def clear_row(self, row: int) -> None:
