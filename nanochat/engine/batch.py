@@ -221,11 +221,15 @@ class Batch:
     def _make_room(self, num_rows: int, num_tokens: int, *, limit: float, num_waiting: int = 0) -> None:
         """A cache of at most `limit` bytes, with places for num_rows rows of num_tokens tokens; live rows keep theirs.
 
-        Where it has to grow it has places for those that wait, too, if the limit allows them.
+        Where it has to grow it has places for those that wait, too, if half of the limit holds them: they have to be
+        read beside it.
         """
         old, size = self._cache, len(self._cache) if self._cache else 0
         if size < num_rows:
-            size = min(self._max_rows, max(num_rows + num_waiting, 2 * size))
+            hoped = min(self._max_rows, num_rows + num_waiting)
+            size = min(self._max_rows, max(num_rows, 2 * size))
+            if hoped > size and self.bytes_for(hoped, num_tokens) <= limit / 2:
+                size = hoped
         if self.bytes_for(size, num_tokens) > limit:
             size = num_rows
         room = max(num_tokens, (old.capacity or 0) if old else 0)

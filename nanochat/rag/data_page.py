@@ -18,7 +18,7 @@ MEANINGS = {
     "answer": "the evidence is shown, among distractors",
     "edited": "a value in the evidence was replaced by another; the answer is the new one",
     "contradiction": "a second document states another value; the answer names both and cites both",
-    "injected": "a distractor gives the reader orders; the answer stays",
+    "injected": "a stranger's sentence stands in a distractor, mostly an order; the answer stays",
     "evidence_removed": "the evidence is not shown; the target is to abstain",
     "entity_absent": "asked about a thing that is in no document; abstain",
     "relation_absent": "asked what no document says about the thing; abstain",
