@@ -6,7 +6,7 @@ import pytest
 
 from nanochat.chat_format import render
 from nanochat.conversation import check_conversation
-from nanochat.rag.changes import INJECTIONS, OR, Values, edited, injected, rival, stands
+from nanochat.rag.changes import OR, Values, edited, injected, near_name, renamed, rival, stands
 from nanochat.rag.context_changes import Changes
 from nanochat.rag.packing import pack
 from nanochat.rag.pool import ExampleConfig, Pool
@@ -137,12 +137,10 @@ def test_a_rival_repeats_the_document_or_its_sentence_with_the_new_value():
     assert texts == {"The mill was built in 1802.", DOCUMENT["content"].replace("1731.", "1802.")}
 
 
-@pytest.mark.parametrize("template", INJECTIONS)
-def test_an_instruction_leaves_all_answers_where_they_were(template, monkeypatch):
-    monkeypatch.setattr("nanochat.rag.changes.INJECTIONS", (template,))
+def test_an_instruction_leaves_all_answers_where_they_were():
     values = Values([asked("a", "Ann Lee")])
     keep = ["built in 1731. It has", "17 wheels"]
-    for seed in range(30):
+    for seed in range(600):
         changed = injected(DOCUMENT, values, keep, random.Random(seed))
         assert len(changed["content"]) > len(DOCUMENT["content"]) and changed["id"] == "d"
         assert all(stands(text, changed["content"]) for text in keep)
@@ -200,6 +198,54 @@ def test_instructions_change_no_answer(pool):
             assert said.get("abstain") or all(
                 stands(said["content"], documents[slot]["content"]) for slot in said["citations"])
     assert num_changed == 60
+
+
+def test_a_decoy_tells_the_same_of_a_like_name_and_is_never_cited(pool):
+    subjects = {question["subject"] for question in pool.questions}
+    num_decoys = 0
+    for conversation in pool.conversations(200, random.Random(5), ExampleConfig(decoy_share=1.0, lookups=3, **NONE)):
+        check_conversation(conversation)
+        documents = conversation["messages"][0]["documents"]
+        assert len(documents) <= ExampleConfig().max_documents
+        decoys = [slot for slot, document in enumerate(documents) if document["id"].count("~") == 2]
+        asked_of = conversation["messages"][1]["content"]
+        for slot in decoys:
+            num_decoys += 1
+            new_word, value = documents[slot]["id"].split("~")[1:]
+            (evidence,) = [one for one in documents if one["id"] == documents[slot]["id"].split("~")[0]]
+            assert new_word in documents[slot]["title"] + documents[slot]["content"]
+            assert stands(value, documents[slot]["content"]) and not stands(value, evidence["content"])
+            # whom the first question asks for: "Osvia Mill" also stands in "Osvia Mill Safety Policy"
+            name = max((name for name in subjects if stands(name, asked_of)), key=len)
+            assert not stands(name, documents[slot]["title"] + documents[slot]["content"])
+        for said in conversation["messages"][2::2]:
+            assert not set(decoys) & set(said.get("citations", ())) and OR not in said.get("content", "")
+    assert num_decoys > 100
+
+
+def test_a_like_name_shares_all_words_but_one_and_is_nobodys():
+    names = ["Ann Lee", "Bo Lee", "Ann Ray", "Cora Day", "Dan"]
+    drawn = {near_name("Ann Lee", names, random.Random(seed)) for seed in range(200)}
+    assert drawn - {None} == {("Ann", "Cora"), ("Lee", "Day")}, "Bo Lee and Ann Ray are somebody"
+    assert near_name("Ann Lee", ["Ann Lee"], random.Random(0)) is None
+    assert near_name("", names, random.Random(0)) is None and near_name("Ann", [], random.Random(0)) is None
+
+
+def test_who_is_renamed_keeps_nothing_of_the_old_word():
+    lamp = {"id": "d", "title": "Orrin Lamp", "content": "The Orrin Lamp shines. The lamp costs 5. Lampshade."}
+    clock = renamed(lamp, "Orrin Lamp", "Lamp", "Clock")
+    assert clock["title"] == "Orrin Clock"
+    assert clock["content"] == "The Orrin Clock shines. The clock costs 5. Lampshade."
+    assert clock["id"] != lamp["id"] and renamed(lamp, "Selrum Lamp", "Lamp", "Clock") is None
+
+
+def test_questions_that_do_not_say_whom_they_ask_about_have_no_decoys(pool):
+    plain = [{name: value for name, value in question.items() if name != "subject"} for question in pool.questions]
+    unnamed = Pool(pool.documents, plain, pool.search, is_exact=True)
+    drawn = [unnamed.conversations(30, random.Random(1), ExampleConfig(decoy_share=share, **NONE)) for share in (0, 1)]
+    known = {document["content"] for document in pool.documents}
+    assert all(document["content"] in known for conversation in drawn[1]
+               for document in conversation["messages"][0]["documents"])
 
 
 def test_an_abstention_names_the_document_that_speaks_of_the_thing(pool):

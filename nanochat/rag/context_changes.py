@@ -17,9 +17,14 @@ class Changes:
     value: str = ""  # the new value; "" where nothing changed
     old: str = ""  # the value that the edit took away, or that the rival contradicts
     about: str = ""  # id of the document that was edited, or that the rival repeats
+    decoy: dict[str, Any] | None = None  # says something else of somebody with a name like the one asked for
+    decoy_place: float = 0.0  # as `place`
+    decoy_name: str = ""
 
     def spoils(self, question: Mapping[str, Any]) -> bool:
         """Whether another question's answer is no longer what it was, or may not be."""
+        if self.decoy_name and stands(self.decoy_name, question["question"]):
+            return True
         if not self.value:
             return False
         named = {*question["supporting_ids"], *question.get("also_ids", ())}

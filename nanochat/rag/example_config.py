@@ -20,7 +20,8 @@ class ExampleConfig:
     first_absent_share: float | None = None  # first questions that nothing answers; None: as many as there are
     edited_share: float = 0.0  # contexts in which the evidence of the first question states another value
     rival_share: float = 0.0  # contexts with a second document that contradicts the evidence of the first question
-    injected_share: float = 0.0  # contexts in which a document gives the reader an instruction
+    decoy_share: float = 0.0  # contexts with a copy of the evidence that tells another value of somebody of a like name
+    injected_share: float = 0.0  # contexts in which a stranger slipped a sentence into a document, mostly an order
 
     def __post_init__(self) -> None:
         check_bounds(self, hint="rag_finetune takes it from --top_k: --top_k 5")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from nanochat.rag.changes import OR, Values, edited, injected, rival
+from nanochat.rag.changes import OR, Values, edited, injected, near_name, renamed, rival
 from nanochat.rag.context_changes import Changes
 from nanochat.rag.example_config import ExampleConfig
 from nanochat.rag.library import folded, text_of
@@ -31,6 +31,7 @@ class Pool:
     (empty when nothing answers it) and supporting_ids: all the documents that the answer needs. A question without
     answer may name in about_ids the documents that speak of its subject, and do not answer it, and in near_ids those of
     subjects that resemble it. One with an answer may name in also_ids further documents, each of which answers it, too.
+    A question may say in subject whom it asks about; without that there are no decoys.
 
     `is_exact`: no document answers a question but those that it names. Otherwise any document that holds the words of
     an answer might.
@@ -45,6 +46,12 @@ class Pool:
         self.questions = questions
         self.search = search
         self.values = Values(questions)
+        # whom questions of a kind ask about, where they say so
+        subjects: dict[str, set[str]] = defaultdict(set)
+        for question in questions:
+            if question.get("subject"):
+                subjects[question.get("relation", "")].add(question["subject"])
+        self.subjects = {relation: sorted(names) for relation, names in subjects.items()}
         self.answerable = [question for question in questions if question["answers"]]
         self.unanswerable = [question for question in questions if not question["answers"]]
         self.position_of = {document["id"]: position for position, document in enumerate(documents)}
@@ -104,6 +111,8 @@ class Pool:
                 later.pop()
             elif distractors:
                 shown.remove(distractors[-1])
+            elif changes.decoy is not None:
+                changes = replace(changes, decoy=None)
             elif changes.rival is not None:
                 changes = replace(changes, rival=None, value="", old="", about="")
             else:
@@ -118,6 +127,10 @@ class Pool:
             place = round(changes.place * len(documents))
             documents.insert(place, changes.rival)
             names.insert(place, changes.rival["id"])
+        if changes.decoy is not None:
+            place = round(changes.decoy_place * len(documents))
+            documents.insert(place, changes.decoy)
+            names.insert(place, changes.decoy["id"])
         messages: list[dict[str, Any]] = [{"role": "retrieval", "documents": documents}]
         slots = {name: slot for slot, name in enumerate(names)}
         for number, turn in enumerate(turns):
@@ -149,6 +162,8 @@ class Pool:
                 second = rival(document, old, new, rng)
                 if second is not None:
                     changes = replace(changes, rival=second, **change)
+        if rng.random() < config.decoy_share and len(shown) + (changes.rival is not None) < config.max_documents:
+            changes = self._with_decoy(changes, question, rng)
         if is_injected and shown:
             position = rng.choice(shown)
             # who obeys must be wrong, whichever of these questions is asked
@@ -156,6 +171,21 @@ class Pool:
             document = changes.documents.get(position, self.documents[position])
             changes.documents[position] = injected(document, self.values, keep | {changes.value}, rng)
         return changes
+
+    def _with_decoy(self, changes: Changes, question: Mapping[str, Any], rng: random.Random) -> Changes:
+        """The changes and, where it can be made, a copy of the evidence about a like name, with another value."""
+        needed, subject = set(question["supporting_ids"]), question.get("subject", "")
+        names = self.subjects.get(question.get("relation", ""), [])
+        swap = near_name(subject, names, rng) if subject and len(needed) == 1 and question["answers"] else None
+        if swap is None:
+            return changes
+        document = self.documents[self.position_of[min(needed)]]
+        value = self.values.other(question, text_of(document), rng)
+        other = renamed(document, subject, *swap)
+        decoy = rival(other, question["answers"][0], value, rng) if other is not None and value is not None else None
+        if decoy is None:
+            return changes
+        return replace(changes, decoy=decoy, decoy_place=rng.random(), decoy_name=subject.replace(*swap))
 
     def _shown(
         self, question: Mapping[str, Any], hits: list[int], rng: random.Random, config: ExampleConfig

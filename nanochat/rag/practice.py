@@ -60,8 +60,8 @@ STAGES: dict[str, Stage] = {
         world=_OPEN | {"questions_per_entity": 6, "unanswerable_share": 0.35, "untold_title_share": 0.1,
                        "casual_share": 0.15},
         examples=ExampleConfig(max_documents=8, lookups=8, unanswerable_share=0.3, first_absent_share=0.15,
-                               taken_away_share=0.15, shuffle_share=1.0, edited_share=0.1, rival_share=0.15,
-                               injected_share=0.15),
+                               taken_away_share=0.15, shuffle_share=1.0, edited_share=0.1, rival_share=0.25,
+                               decoy_share=0.3, injected_share=0.25),
     ),
 }
 
@@ -86,7 +86,8 @@ class PracticeWorld:
         for question in self.world.questions:
             # the document that speaks of the subject and leaves this relation out
             about = [document_of[question.subject]] if question.kind == "absent_relation" else []
-            questions.append(question.to_dict() | {"about_ids": about, "relation": question.relation})
+            questions.append(question.to_dict() | {"about_ids": about, "relation": question.relation,
+                                                   "subject": question.subject})
         return make_pool(self.world.documents, questions, self.retriever_type)
 
     @cached_property
