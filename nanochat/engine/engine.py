@@ -163,7 +163,7 @@ class Engine:
                     self, prompts[number], params, number=number, stop=stop, keep=len(prompts) == 1,
                     question=last_question(conversations[number]), threshold=answer_threshold)
                 running.append(streams[number])
-            self.scheduler.step()
+            self.scheduler.step(reads_all=self.scheduler.has_only(len(running)))
             running = [stream for stream in running if not stream.take_in()]
         return [(streams[number].text, streams[number].info) for number in range(len(prompts))]
 

@@ -221,7 +221,8 @@ def _wait(engine: "Engine", handles: Sequence[Handle]) -> None:
     """Step until all are done; raises what ended one of them. Of several nobody watches one."""
     for handle in handles:
         while not handle.is_done:
-            engine.scheduler.step(reads_all=len(handles) > 1)
+            num_mine = sum(not one.is_done for one in handles)
+            engine.scheduler.step(reads_all=num_mine > 1 and engine.scheduler.has_only(num_mine))
         if handle.error is not None:
             raise handle.error
 

@@ -20,9 +20,9 @@ from nanochat.engine.grammar import IS_DOC, IS_SPACE, IS_TEXT, AnswerGrammar, An
 from nanochat.tokenizer import Tokenizer
 
 JOINT = "or"
-LINE_CHARS = 200  # of a text behind a word that no space stands before
+LINE_CHARS = 200  # of a text from a word on that no space stands before, but a mark, a line break or a tab
 # such a word; its ids are others than those of the same word behind a space, which an answer begins with
-_BEHIND_MARK = re.compile(r"(?<=[^\w\s])\w|(?<=[\n\r\t])\w")
+_BEHIND_MARK = re.compile(r"(?<=[^\w ])\w")
 _BROKEN = "\N{REPLACEMENT CHARACTER}"  # part of a character
 FRESH, JOINING = -1, -2  # in place of a run: a quote begins, "or" is being written
 
@@ -90,13 +90,15 @@ def _quotable(ids: Sequence[int], tokenizer: Tokenizer, *, only_first: bool = Fa
     after = [*texts[1:], " "]
     # numbers may have their space as an id of its own
     starts = [place for place, (text, following) in enumerate(zip(texts, after, strict=True))
-              if place == 0 or text[:1].isspace() and (text.strip() or not following[:1].isspace())]
+              if place == 0 or text[:1] == " " and (text.strip() or not following[:1].isspace())]
     ends = set()
     for place, (text, following) in enumerate(zip(texts, after, strict=True)):
+        if not text.strip():
+            continue
         if _BROKEN in text + following:
             # the character that these are parts of; none has more than four
             text, following = text_of(max(0, place - 3), place + 1), text_of(place + 1, place + 5) or " "
-        if text.strip() and text[-1] != _BROKEN and not (text[-1].isalnum() and following[:1].isalnum()):
+        if text[-1] != _BROKEN and not (text[-1].isalnum() and following[:1].isalnum()):
             ends.add(place)
     return Quotable(ids, starts[:1] if only_first else starts, frozenset(ends))
 

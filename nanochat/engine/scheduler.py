@@ -98,6 +98,10 @@ class Scheduler:
         """Requests that do not write yet."""
         return len(self._waiting) + (len(self._prefill.handles) if self._prefill else 0)
 
+    def has_only(self, num_mine: int) -> bool:
+        """Whether nobody else's requests are here: the caller has so many that are not done."""
+        return self.num_live + self.num_waiting <= num_mine
+
     @property
     def num_bytes(self) -> int:
         """Memory of the states of rows, the prefix cache not counted."""
