@@ -133,3 +133,10 @@ def test_warmup_stable_decay():
     assert [scale(step) for step in range(10)] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25])
     assert [warmup_stable_decay(4, 0, 0.0)(step) for step in range(4)] == [1.0] * 4
     assert warmup_stable_decay(10, 0, 1.0, final=0.5)(9) == pytest.approx(0.5 + 0.5 / 11)
+
+
+def test_a_run_returns_what_it_freed_now_and_then(monkeypatch):
+    calls = []
+    monkeypatch.setattr("nanochat.training.loop.return_memory", lambda: calls.append(1))
+    train(tiny_model(), num_steps=45)
+    assert len(calls) == 2

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nanochat.common import rank
+from nanochat.common import rank, return_memory
 from nanochat.training.distributed import any_rank, barrier, sum_gradients, sum_numbers, sum_over_ranks, sync_parameters
 from nanochat.training.guards import MAX_SKIPPED_IN_A_ROW, Guard
 from nanochat.training.losses import Batch, LossFunction
@@ -23,6 +23,7 @@ __all__ = ["MAX_SKIPPED_IN_A_ROW", "FitSettings", "Progress", "Schedule", "fit",
 
 Batches = Callable[[int, int], Batch]  # step, micro -> micro-batch
 Schedule = Callable[[int], float]
+RETURN_STEPS = 20  # freed memory goes back to the system after so many; each costs some hundredths of a step
 Parts = dict[str, tuple[Tensor, Tensor]]  # kind of token -> (sum of losses, number of tokens)
 
 
@@ -140,6 +141,8 @@ class _Loop:
             is_last, is_interrupted = state.step == settings.num_steps, done.is_last
             if is_last or _due(state.step, settings.log_every):
                 self._log(scale, done)
+            if self.device.type == "cpu" and _due(state.step, RETURN_STEPS):
+                return_memory()
             save_is_due = save_is_due or _due(state.step, settings.save_every)
             if is_last or is_interrupted or (save_is_due and self.guard.is_calm):
                 self._save()
