@@ -1,5 +1,6 @@
 """Several processes as one: started by torchrun, silent when alone."""
 
+import gc
 import os
 from collections.abc import Iterable
 
@@ -39,8 +40,15 @@ def init_distributed(device: torch.device) -> None:
 
 
 def shutdown_distributed() -> None:
+    """Leave the group of processes, if there is one.
+
+    What still holds a group in a cycle of references, as sharded models do, goes while the interpreter lives: threads
+    of gloo that end with it abort the process ("terminate called without an active exception", pytorch issue 190489).
+    """
     if dist.is_initialized():
+        gc.collect()
         dist.destroy_process_group()
+        gc.collect()
 
 
 def barrier() -> None:
