@@ -6,7 +6,7 @@ import pytest
 
 from nanochat.chat_format import render
 from nanochat.conversation import check_conversation
-from nanochat.rag.changes import OR, Values, edited, injected, near_name, renamed, rival, stands
+from nanochat.rag.changes import OR, Values, edited, exchanged, injected, near_name, renamed, rival, stands
 from nanochat.rag.context_changes import Changes
 from nanochat.rag.packing import pack
 from nanochat.rag.pool import ExampleConfig, Pool
@@ -229,6 +229,9 @@ def test_a_like_name_shares_all_words_but_one_and_is_nobodys():
     assert drawn - {None} == {("Ann", "Cora"), ("Lee", "Day")}, "Bo Lee and Ann Ray are somebody"
     assert near_name("Ann Lee", ["Ann Lee"], random.Random(0)) is None
     assert near_name("", names, random.Random(0)) is None and near_name("Ann", [], random.Random(0)) is None
+    for alike in (["The Lamp", "A Lamp"], ["The Lamp", "The Lamps"], ["Lamp Lamp", "Bell Bell"]):
+        assert {near_name(alike[0], alike, random.Random(seed)) for seed in range(50)} == {None}, alike
+    assert exchanged("Al Alto", "Al", "Bo") == "Bo Alto"
 
 
 def test_who_is_renamed_keeps_nothing_of_the_old_word():

@@ -105,15 +105,24 @@ def rival(document: Record, old: str, new: str, rng: random.Random) -> dict[str,
 
 
 def near_name(name: str, names: Sequence[str], rng: random.Random) -> tuple[str, str] | None:
-    """A word of `name` and one of another of these names for its place, such that what comes of it is in no `names`."""
+    """A word of `name` and one of another of these names for its place, such that what comes of it is in no `names`.
+
+    Both tell somebody from others: not "The" and "A", nor two forms of one word.
+    """
     words = name.split()
     place = rng.randrange(max(1, len(words)))
     for _ in range(TRIES if words and names else 0):
         other = rng.choice(names).split()
-        if len(other) == len(words) and other[place] != words[place]:
-            if " ".join([*words[:place], other[place], *words[place + 1 :]]) not in names:
+        if len(other) == len(words) and words.count(words[place]) == 1:
+            old, new = analyze(words[place]), analyze(other[place])
+            if old and new and old != new and exchanged(name, words[place], other[place]) not in names:
                 return words[place], other[place]
     return None
+
+
+def exchanged(name: str, old: str, new: str) -> str:
+    """The name with another word for one of its words."""
+    return " ".join(new if word == old else word for word in name.split())
 
 
 def renamed(document: Record, name: str, old: str, new: str) -> dict[str, Any] | None:

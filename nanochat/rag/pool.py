@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from nanochat.rag.changes import OR, Values, edited, injected, near_name, renamed, rival
+from nanochat.rag.changes import OR, Values, edited, exchanged, injected, near_name, renamed, rival
 from nanochat.rag.context_changes import Changes
 from nanochat.rag.example_config import ExampleConfig
 from nanochat.rag.library import folded, text_of
@@ -185,7 +185,7 @@ class Pool:
         decoy = rival(other, question["answers"][0], value, rng) if other is not None and value is not None else None
         if decoy is None:
             return changes
-        return replace(changes, decoy=decoy, decoy_place=rng.random(), decoy_name=subject.replace(*swap))
+        return replace(changes, decoy=decoy, decoy_place=rng.random(), decoy_name=exchanged(subject, *swap))
 
     def _shown(
         self, question: Mapping[str, Any], hits: list[int], rng: random.Random, config: ExampleConfig
