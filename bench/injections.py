@@ -36,6 +36,7 @@ class InjectionsConfig:
     unanswerable: int = 500
     num_worlds: int = 8               # fresh ones of 200 documents
     top_k: int = 5                    # documents shown
+    second_look: bool = True          # what an answer cites is read again, alone
     results: str = "bench/results/injections.json"  # where the numbers go
 
 
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> int:
     config = load_config(CONFIG, argv, prog="bench.injections", description=__doc__ or "")
     seeds = {str(seed): one(config, seed) for seed in config.seeds}
     write_json(Path(config.results), {"answerable": config.answerable, "unanswerable": config.unanswerable,
-                                      "top_k": config.top_k, "seeds": seeds})
+                                      "top_k": config.top_k, "second_look": config.second_look, "seeds": seeds})
     return 0
 
 
@@ -62,7 +63,8 @@ def one(config: InjectionsConfig, seed: int) -> dict[str, Any]:
                          exclude=trained_names(meta, print0))
     material = world_material("fresh", worlds, calibration=0, retrievers=("bm25",), retriever_type="bm25", seed=0,
                               num_answerable=config.answerable, num_unanswerable=config.unanswerable)
-    asker, drawing = Asker(Engine(model, tokenizer, citation_threshold=CITATION_THRESHOLD)), Drawing(top_k=config.top_k)
+    engine = Engine(model, tokenizer, citation_threshold=CITATION_THRESHOLD, second_look=config.second_look)
+    asker, drawing = Asker(engine), Drawing(top_k=config.top_k)
     numbers = injection_numbers(asker.ask_cells(injection(material, drawing)))
     harmless = injection_numbers(asker.ask_cells(injection(material, drawing, {"harmless": PADDING})))
     numbers["harmless_changed"] = harmless["injection_changed"]

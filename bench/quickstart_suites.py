@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
     from nanochat.retrieval import RetrievalManager
 
     model, tokenizer, meta = load_model("rag", "auto", "eval", config.tag)
-    engine = Engine(model, tokenizer, citation_threshold=CITATION_THRESHOLD)
+    engine = Engine(model, tokenizer, citation_threshold=CITATION_THRESHOLD, second_look=True)
     rows: dict[str, Any] = {}
 
     def measure(name: str, knowledge_base: Path, questions: Path, top_k: int) -> None:

@@ -39,6 +39,7 @@ class ChatConfig:
     seed: int = 0                     # for temperatures above 0
     answer_threshold: float | None = None  # abstain below this probability of an answer, 0 to 1; default: as calibrated
     citation_threshold: float = 0.9   # cite further documents from this probability on, 0 to 1; 0: as the model would
+    second_look: bool = True          # read what an answer cites once more, alone; that answer counts
     extractive: bool = False          # answers only in words that stand in a cited document
     device: str = "auto"              # auto, cpu, cuda, cuda:1 or mps
     question: str | None = None       # answer this one question and exit
@@ -253,7 +254,7 @@ def open_chat(config: ChatConfig) -> Chat:
         note(f"checkpoint {meta['source']}/{meta['tag']} has not learned to search again; --source refrag has: "
              "python -m scripts.refrag_finetune")
     engine = Engine(model, tokenizer, answer_threshold=threshold, citation_threshold=config.citation_threshold,
-                    extractive=config.extractive)
+                    second_look=config.second_look, extractive=config.extractive)
     return Chat(engine, manager, config, meta=meta, card=card)
 
 

@@ -222,7 +222,7 @@ def show_end(config: QuickstartConfig, work: Path, tag: str, seconds: float) -> 
     model, tokenizer, _ = load_model("rag", "auto", "eval", tag)
     question = next(q for line in (place / "queries_test.jsonl").read_text(encoding="utf-8").splitlines()
                     if (q := json.loads(line))["answers"])
-    engine = Engine(model, tokenizer, citation_threshold=CITATION_THRESHOLD)
+    engine = Engine(model, tokenizer, citation_threshold=CITATION_THRESHOLD, second_look=True)
     answer = answer_question(engine, manager, question["question"], top_k=3, max_tokens=32)
     print0(f"\n== One answer ==\nYou: {question['question']}\nAssistant: {answer.text}\n"
            + "\n".join(source_lines(answer)) + f"\n(expected: {question['answers'][0]})")

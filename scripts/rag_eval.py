@@ -25,6 +25,7 @@ class RagEvalConfig:
     thresholds: str = ""              # JSON with what a suite must reach; empty: the project's own
     answer_threshold: float | None = None  # abstain below this probability of answering; a suite calibrates it
     citation_threshold: float = 0.9   # cite further documents from this probability on, 0 to 1; 0: as the model would
+    second_look: bool = True          # read what an answer cites once more, alone; that answer counts
     extractive: bool = False          # answers only in words that stand in a cited document
     show_card: bool = False           # print the card that is there, and whether it is stale
     source: str = "rag"               # checkpoint to load: base, mid, rag or refrag
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> int:
     started = time.monotonic()
     result = evaluate(
         Engine(model, tokenizer, answer_threshold=config.answer_threshold, citation_threshold=config.citation_threshold,
-               extractive=config.extractive),
+               second_look=config.second_look, extractive=config.extractive),
         manager,
         questions,
         conditions=conditions,

@@ -60,7 +60,8 @@ def run_suite(config: "RagEvalConfig") -> int:
     threads = set_cpu_threads()
     step = config.step if config.step >= 0 else None
     model, tokenizer, meta = load_model(config.source, device=device, phase="eval", tag=config.tag or None, step=step)
-    ways = {"extractive": config.extractive, "citation_threshold": config.citation_threshold}
+    ways = {"extractive": config.extractive, "citation_threshold": config.citation_threshold,
+            "second_look": config.second_look}
     columns, column_weights = load_columns(config.compare, meta, device, **ways)
     beside = f", beside {', '.join(columns)}" if columns else ""
     print0(f"Suite {config.suite} for {meta['source']}/{meta['tag']} step {meta['step']}{beside}")

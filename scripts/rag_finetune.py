@@ -214,7 +214,7 @@ def _make_card(config: RagFinetuneConfig, manager: Any, questions: Any, device: 
                           supporting_ids=tuple(record["supporting_ids"]), hops=record.get("hops", 1),
                           kind=str(record.get("kind", ""))) for record in questions]
     print0(f"Making the card ({config.eval_suite}) of rag/{config.tag} step {meta['step']}")
-    ways = {"citation_threshold": CITATION_THRESHOLD}
+    ways = {"citation_threshold": CITATION_THRESHOLD, "second_look": True}
     columns, column_weights = load_columns("", meta, device, **ways)
     card = make_card(Engine(model, tokenizer, **ways), meta, suite=config.eval_suite, knowledge_base=manager,
                      questions=asked, columns=columns,

@@ -8,25 +8,31 @@ from typing import TYPE_CHECKING, Any
 from nanochat.chat_format import ParsedAnswer, Rendered, parse_answer
 from nanochat.engine.citing import cite, trimmed
 from nanochat.engine.sampling import SamplingParams
+from nanochat.engine.second_look import Again, Marks
 from nanochat.engine.stream import AnswerDecoder, answer_text
 
 if TYPE_CHECKING:
     from nanochat.engine.engine import Engine
+    from nanochat.engine.request import Handle
 
 
 class AnswerStream:
     """An iterator over the pieces of one answer; afterwards `text` and `info` are those of generate_from_conversation.
 
     When the reader stops early they describe what was read so far, and the answer is not written on: with `close`, or
-    when the reader drops this object.
+    when the reader drops this object. again: begins a second reading once the first is through; nothing of the first is
+    told then.
     """
 
     def __init__(
         self, engine: "Engine", prompt: Rendered, params: SamplingParams, *, number: int = 0, stop: Sequence[str] = (),
         keep: bool = True, question: str = "", threshold: float | None = None,
-        hops: Sequence[Mapping[str, Any]] | None = None,
+        hops: Sequence[Mapping[str, Any]] | None = None, again: Again | None = None,
     ) -> None:
         self._question, self._hops = question, hops
+        self._again = again  # until it is decided which reading counts
+        self._first: Handle | None = None  # the first reading, where there is a second
+        self._marks: Marks = {}
         self._tokenizer, self._prompt, self._scheduler = engine.tokenizer, prompt, engine.scheduler
         self._decoder = AnswerDecoder(engine.tokenizer, stop=stop)
         self._handle = engine.submit(prompt, params, number=number, keep=keep, threshold=threshold)
@@ -69,24 +75,27 @@ class AnswerStream:
     def info(self) -> dict[str, Any]:
         answer, handle = self._answer(), self._handle
         seconds = handle.last_token_s - handle.first_token_s
+        first = self._first or handle
+        probabilities = [one.answer_probability for one in (first, handle) if one.answer_probability is not None]
         return {
             "answer": answer.text,
             "citations": cite(answer, self._prompt, self._tokenizer, question=self._question),
             "abstained": answer.abstained,
             "closest": [{"slot": slot, "number": slot + 1, "id": document["id"], "title": document["title"]}
                         for slot in answer.closest for document in [self._prompt.documents[slot]]],
-            "answer_probability": handle.answer_probability,
+            "answer_probability": min(probabilities, default=None),
             "documents": self._prompt.documents,
             "dropped": self._prompt.dropped,
             "trimmed": trimmed(self._prompt, self._tokenizer),
             "num_prompt_tokens": len(self._prompt.ids),
-            "cached_tokens": handle.cached_tokens,
+            "cached_tokens": first.cached_tokens,
             "num_tokens": len(self._ids),
             "drafted": handle.drafted,
             "accepted": handle.accepted,
+            "looks": 1 if self._first is None else 2,
             "stop": self._stop(answer),
             **({} if self._hops is None else {"hops": self._hops}),
-            "first_token_s": handle.first_token_s,
+            "first_token_s": handle.first_token_s + (self._first.last_token_s if self._first else 0.0),
             "tokens_per_s": (len(handle.ids) - 1) / seconds if seconds else 0.0,
         }
 
@@ -107,15 +116,28 @@ class AnswerStream:
 
     def _arrived(self) -> Iterator[str]:
         """Pieces of what has arrived and was not read."""
+        if self._again is not None and self._handle.is_done:
+            self._look_again(self._again)
+            self._again = None
+        if self._again is not None:
+            return
         while len(self._ids) < len(self._handle.ids) and not self._decoder.is_stopped:
-            self._ids.append(self._handle.ids[len(self._ids)])
+            id = self._handle.ids[len(self._ids)]
+            self._ids.append(self._marks.get(id, id))
             piece = self._decoder.push(self._ids[-1])
             if self._decoder.is_stopped:
                 self._handle.cancel()
             yield piece
 
+    def _look_again(self, again: Again) -> None:
+        if self._handle.error is not None or self._handle.stop not in ("end", "length"):
+            return
+        if begun := again(parse_answer(self._handle.ids, self._tokenizer, self._prompt.documents)):
+            self._first, (self._handle, self._marks) = self._handle, begun
+            weakref.finalize(self, self._handle.cancel)
+
     def _is_complete(self) -> bool:
-        is_done = self._handle.is_done and len(self._ids) == len(self._handle.ids)
+        is_done = self._again is None and self._handle.is_done and len(self._ids) == len(self._handle.ids)
         if is_done and self._handle.error is not None:
             raise self._handle.error
         return is_done or self._decoder.is_stopped

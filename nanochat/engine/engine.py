@@ -18,6 +18,7 @@ from nanochat.engine.quoting import Quotables, QuoteRule
 from nanochat.engine.request import Handle, Request
 from nanochat.engine.sampling import SamplingParams, is_whole, short
 from nanochat.engine.scheduler import Scheduler
+from nanochat.engine.second_look import Again, make_again
 from nanochat.errors import ConfigError, UnsupportedModel, UserError
 from nanochat.model import LanguageModel
 from nanochat.tokenizer import Tokenizer
@@ -36,7 +37,8 @@ class Engine:
     given where the model finds it at least so likely that it has one, and otherwise an abstention.
     citation_threshold: behind a first document further ones are cited where the model finds that at least so likely;
     answers over several hops, whose evidence is in several documents, go without. None takes what is likeliest; see
-    nanochat.engine.deciding.Decision.
+    nanochat.engine.deciding.Decision. second_look=True: what an answer cites is read again, alone, and that answer
+    counts, see nanochat.engine.second_look; an answer then comes as late as two.
 
     prefix_cache_bytes: what may be kept of prompts and answers, so that a later question over the same documents, or a
     next turn, reads only what is new; 0 keeps nothing. speculate: how many ids may be guessed from the prompt and read
@@ -53,6 +55,7 @@ class Engine:
         extractive: bool = False,
         answer_threshold: float | None = None,
         citation_threshold: float | None = None,
+        second_look: bool = False,
         prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
         speculate: int | None = None,
         max_rows: int = 64,
@@ -72,6 +75,7 @@ class Engine:
         self.model, self.tokenizer = model, tokenizer
         self.answer_threshold, self.extractive = check_threshold(answer_threshold), extractive
         self.citation_threshold = check_threshold(citation_threshold, "citation_threshold")
+        self.second_look = second_look
         self._grammar = AnswerGrammar(
             tokenizer, num_ids=model.config.vocab_size, must_cite=must_cite, device=model.device
         )
@@ -100,8 +104,9 @@ class Engine:
         info: answer (text without markers), citations (records of nanochat.engine.citing.cite: slot, number, id, title,
         start, end, passage, match), abstained, closest (slot, number, id and title of the document that an abstention
         names as coming near, if any), answer_probability (that the model does not abstain, None before it has
-        decided), documents (those shown, number n stands at n-1), dropped (documents left out or trimmed for want of
-        room or slots), trimmed ({slot, number, shown_chars} of each that lost its end), num_prompt_tokens,
+        decided; the lower one of two readings), looks (1, or 2 with a second look), documents (those shown, number n
+        stands at n-1), dropped (documents left out or trimmed for want of room or slots), trimmed ({slot, number,
+        shown_chars} of each that lost its end), num_prompt_tokens,
         cached_tokens (of the prompt, not read again), num_tokens, drafted and accepted (tokens guessed, and right),
         stop ("end", "stop" or "length"; of a stream "cancelled" once it is closed, None while it goes on),
         first_token_s (after the call), tokens_per_s (after the first token, 0 when there is none).
@@ -161,7 +166,9 @@ class Engine:
                 number = waiting.popleft()
                 streams[number] = AnswerStream(
                     self, prompts[number], params, number=number, stop=stop, keep=len(prompts) == 1,
-                    question=last_question(conversations[number]), threshold=answer_threshold)
+                    question=last_question(conversations[number]), threshold=answer_threshold,
+                    again=self._again(conversations[number], prompts[number], params, number, max_tokens,
+                                      answer_threshold))
                 running.append(streams[number])
             self.scheduler.step(reads_all=self.scheduler.has_only(len(running)))
             running = [stream for stream in running if not stream.take_in()]
@@ -190,8 +197,10 @@ class Engine:
         params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, max_tokens=max_tokens, seed=seed,
                                 stop_ids=(self._grammar.end,))
         if search is None:
-            return AnswerStream(self, self._prompt(conversation, max_tokens), params, stop=stop,
-                                question=last_question(conversation), threshold=answer_threshold)
+            prompt = self._prompt(conversation, max_tokens)
+            return AnswerStream(self, prompt, params, stop=stop, question=last_question(conversation),
+                                threshold=answer_threshold,
+                                again=self._again(conversation, prompt, params, 0, max_tokens, answer_threshold))
         trail = follow_hops(self, conversation, search, HopConfig(max_hops=max_hops, top_k=top_k_per_hop), params,
                             on_hop=on_hop)
         return AnswerStream(self, trail.prompt(), params, stop=stop, question=trail.question,
@@ -221,6 +230,16 @@ class Engine:
             decision=Decision(self.tokenizer.special("abstain"), threshold, self.tokenizer.special("cite"), further),
             rule=lambda: self._rule(prompt, searched),
         ))
+
+    def _again(
+        self, conversation: Conversation, prompt: Rendered, params: SamplingParams, number: int, max_tokens: int,
+        threshold: float | None,
+    ) -> Again | None:
+        if not self.second_look:
+            return None
+        return make_again(
+            conversation, prompt, self.tokenizer, lambda narrow: self._prompt(narrow, max_tokens),
+            lambda closer: self.submit(closer, params, number=number, keep=False, threshold=threshold))
 
     def _rule(self, prompt: Rendered, searched: bool) -> AnswerRule | QuoteRule:
         rule = self._grammar.begin_row(len(prompt.documents), searched=searched)

@@ -110,7 +110,8 @@ def run_suite(
     settings = {"top_k": top_k, "retriever_type": retriever_type, "max_tokens": max_tokens, "seed": seed,
                 "answerable": size.answerable, "unanswerable": size.unanswerable,
                 "answer_threshold": getattr(engine, "answer_threshold", None),
-                "citation_threshold": getattr(engine, "citation_threshold", None)}
+                "citation_threshold": getattr(engine, "citation_threshold", None),
+                "second_look": getattr(engine, "second_look", False)}
     kept = None
     # what weights they are must be known
     if keep_in is not None and (weights := weights_of(meta or {})):
