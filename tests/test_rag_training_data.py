@@ -273,6 +273,14 @@ def test_a_few_documents_are_enough(count):
     assert episodes and all(len(shown(episode)) <= max(1, count + 1) for episode in episodes)
 
 
+def test_few_questions_that_serve_many_absences_still_have_ids_of_their_own(library):
+    config = DataConfig(per_document=4, seed=3, episodes=EpisodeConfig(present_share=0.2))
+    made = make_training_data(library, config).questions["train"]
+    ids = Counter(question["id"] for question in made)
+    assert max(ids.values()) == 1 and any(name.endswith("~entity_absent2") for name in ids), ids.most_common(3)
+
+
+
 def test_the_page_is_whole_and_escapes_what_it_shows(data):
     statistics = statistics_of(data, seed=3, settings={"note": "<script>"})
     assert statistics["present_share"] == pytest.approx(0.75, abs=0.02)

@@ -234,7 +234,9 @@ def _absences(
             made = next(order), "evidence_removed"
         known.add((made[0]["question"], made[1]))
         found.append(made)
-    return found
+    # few questions serve several times, each time about another thing
+    new = iter(_numbered([question for question, _ in found if not question["answers"]]))
+    return [(question if question["answers"] else next(new), kind) for question, kind in found]
 
 
 def _absence(
@@ -250,14 +252,14 @@ def _absence(
     return (made, kind) if made is not None and not names_nothing(made["subject"]) else None
 
 
-def _numbered(episodes: Sequence[Record]) -> list[Record]:
-    """The episodes with ids that differ."""
+def _numbered(records: Sequence[Record]) -> list[Record]:
+    """The records (episodes or questions) with ids that differ."""
     counts: Counter[str] = Counter()
     found = []
-    for episode in episodes:
-        counts[episode["id"]] += 1
-        number = counts[episode["id"]]
-        found.append(episode | {"id": episode["id"] if number == 1 else f"{episode['id']}{number}"})
+    for record in records:
+        counts[record["id"]] += 1
+        number = counts[record["id"]]
+        found.append(record | {"id": record["id"] if number == 1 else f"{record['id']}{number}"})
     return found
 
 
