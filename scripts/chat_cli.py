@@ -40,6 +40,7 @@ class ChatConfig:
     answer_threshold: float | None = None  # abstain below this probability of an answer, 0 to 1; default: as calibrated
     citation_threshold: float = 0.9   # cite further documents from this probability on, 0 to 1; 0: as the model would
     second_look: bool = True          # read what an answer cites once more, alone; that answer counts
+    spelling: bool = True             # read misspelt words of a question as what was meant, and say so
     extractive: bool = False          # answers only in words that stand in a cited document
     device: str = "auto"              # auto, cpu, cuda, cuda:1 or mps
     question: str | None = None       # answer this one question and exit
@@ -84,7 +85,7 @@ class Chat:
 
         try:
             ways = {"max_tokens": config.max_tokens, "temperature": config.temperature, "seed": config.seed,
-                    "write": None if config.json else write}
+                    "spelling": config.spelling, "write": None if config.json else write}
             if config.max_hops > 1:
                 self.last = answer_over_hops(
                     self.engine, self.manager, question, max_hops=config.max_hops, top_k_per_hop=self.top_k,
@@ -197,7 +198,7 @@ def record_of(answer: "Answer", threshold: float | None) -> dict[str, Any]:
 
     info = answer.info
     return {
-        "question": answer.question, "text": answer.text, "answer": info.get("answer", ""),
+        "question": answer.question, "read_as": answer.read_as, "text": answer.text, "answer": info.get("answer", ""),
         "abstained": answer.abstained, "answer_probability": info.get("answer_probability"),
         "answer_threshold": threshold, "citations": answer.citations, "closest": info.get("closest", []),
         "hops": hop_records(answer),
@@ -237,7 +238,7 @@ def open_chat(config: ChatConfig) -> Chat:
     from nanochat.checkpoint_manager import load_model, require_mamba
     from nanochat.device import pick_device, set_cpu_threads
     from nanochat.engine import Engine
-    from nanochat.evaluation.card import are_other_weights, read_card
+    from nanochat.evaluation.card import read_card, threshold_of
 
     device = pick_device(config.device)
     set_cpu_threads()
@@ -247,9 +248,10 @@ def open_chat(config: ChatConfig) -> Chat:
     card = read_card(meta["path"])
     threshold = config.answer_threshold
     # a threshold belongs to the weights that it was chosen with
-    is_free = threshold is None and origins(config)["answer_threshold"] == "default"
-    if card and is_free and not are_other_weights(card, meta):
-        threshold = card.get("answer_threshold")
+    if threshold is None and origins(config)["answer_threshold"] == "default":
+        threshold, reason = threshold_of(card, meta, second_look=config.second_look)
+        if reason:
+            note(reason)
     if config.max_hops > 1 and meta["source"] != "refrag":
         note(f"checkpoint {meta['source']}/{meta['tag']} has not learned to search again; --source refrag has: "
              "python -m scripts.refrag_finetune")
@@ -263,6 +265,8 @@ def main(argv: list[str]) -> int:
     check(config)
     if config.temperature == 0 and origins(config)["seed"] not in ("default", "code"):
         print0("--seed has no effect at --temperature 0: the likeliest answer is always the same")
+    if config.max_hops > 1 and config.second_look and origins(config)["second_look"] not in ("default", "code"):
+        note(f"--second_look has no effect with --max_hops {config.max_hops}: such answers are read once")
     unused, instead = ("top_k", "--top_k_per_hop") if config.max_hops > 1 else ("top_k_per_hop", "--max_hops 3")
     if origins(config)[unused] not in ("default", "code"):
         note(f"--{unused} has no effect with --max_hops {config.max_hops}: {instead} is what you want")

@@ -70,5 +70,35 @@ def test_an_answer_that_is_given_up_in_its_first_reading_says_so():
     stream = twice.stream(asked("What is the price?"), 8)
     assert stream.info["stop"] is None and stream.text == ""
     stream.close()
-    assert list(stream) == [] or stream.info["stop"] == "cancelled"
+    assert list(stream) == []
     assert stream.info["stop"] == "cancelled" and twice.scheduler.is_idle
+
+
+def test_an_answer_that_is_given_up_between_its_readings_is_not_read_again():
+    _, twice = engines(0, answer_threshold=0.0)
+    other, stream = (twice.stream(asked(question), 8) for question in QUESTIONS[:2])
+    assert "".join(twice.stream(asked(QUESTIONS[1]), 8)) and stream.text == "", "its first reading ended meanwhile"
+    stream.close()
+    assert list(stream) == [] and stream.info["looks"] == 1 and stream.info["stop"] == "cancelled"
+    assert "".join(other) and other.info["looks"] == 2 and twice.scheduler.is_idle
+
+
+def test_an_answer_that_is_given_up_while_its_second_reading_begins_is_given_up(monkeypatch):
+    _, twice = engines(0, answer_threshold=0.0)
+    stream = twice.stream(asked(QUESTIONS[1]), 8)
+    submit = twice.submit
+
+    def submit_and_close(*args, **options):
+        handle = submit(*args, **options)
+        stream.close()
+        return handle
+
+    monkeypatch.setattr(twice, "submit", submit_and_close)
+    assert list(stream) == [] and stream.info["stop"] == "cancelled" and twice.scheduler.is_idle
+
+
+def test_the_reference_answer_of_a_stored_conversation_is_no_earlier_turn():
+    _, twice = engines(0, answer_threshold=0.0)
+    stored = {"messages": [*asked(QUESTIONS[1])["messages"], {"role": "assistant", "content": "Ann", "citations": [1]}]}
+    both = [twice.generate_from_conversation(one, 8) for one in (asked(QUESTIONS[1]), stored)]
+    assert both[0][0] == both[1][0] and both[0][1]["looks"] == both[1][1]["looks"] == 2

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nanochat.evaluation import EvalQuestion
 from nanochat.evaluation.suite import make_card
 from nanochat.evaluation.suite.abstaining import calibration_prompts
-from nanochat.evaluation.suite.changing import PADDING, edited, injection, length, resized
+from nanochat.evaluation.suite.changing import PADDING, edited, injection, length, paraphrase, resized
 from nanochat.evaluation.suite.judging import Asker, judge
 from nanochat.evaluation.suite.material import Material, in_memory
 from nanochat.evaluation.suite.prompts import prompt
@@ -65,6 +65,14 @@ def test_no_distractor_of_a_users_question_states_its_answer():
     assert len(shown_for(by_name["random_4"].prompts)) == 5
     assert not shown_for(calibration_prompts(make("yours", calibration=QUESTIONS[:1]), drawing)[1:]) & ANSWERING
     assert material.left_out == {("q0", id) for id in ANSWERING}
+
+
+def test_typos_are_asked_as_they_are_and_as_chat_mends_them():
+    cells = {cell.name: cell.prompts for cell in paraphrase(make("fresh"), Drawing(top_k=5))}
+    asked = [(one.id, one.question) for one in QUESTIONS]
+    assert [(one.id, one.question) for one in cells["asked_mended"]] == asked
+    assert not {(one.id, one.question) for one in cells["asked_typo"]} & set(asked)
+    assert all(one.recall == 1.0 for one in cells["asked_mended"])
 
 
 def test_in_a_world_values_recur_and_are_shown():

@@ -42,6 +42,36 @@ def test_nothing_found_is_an_abstention_without_the_model():
     assert source_lines(answer) == ["  note: no document was found for this question"]
 
 
+class RecordingEngine:
+    """An engine that keeps what it is asked."""
+
+    def stream(self, conversation, *rest, **ways):
+        self.asked = conversation["messages"][-1]["content"]
+        return ENGINE.stream(conversation, *rest, **ways)
+
+
+def test_a_misspelt_question_is_searched_and_read_as_it_was_meant_and_says_so():
+    class Searcher(ListSearcher):
+        queries = ()
+
+        def retrieve(self, query, top_k):
+            self.queries = (*self.queries, query)
+            return super().retrieve(query, top_k)
+
+    engine, searcher = RecordingEngine(), Searcher(make_documents(2))
+    answer = answer_question(engine, searcher, "Whcih town is it?", max_tokens=4)
+    assert searcher.queries == ("Whcih town is it?", "Which town is it?") and engine.asked == "Which town is it?"
+    assert answer.question == "Whcih town is it?" and answer.read_as == "Which town is it?"
+    assert 'read as "Which town is it?"' in notes(answer)
+    for question, spelling in (("Which town is it?", True), ("Whcih town is it?", False)):
+        searcher.queries = ()
+        answer = answer_question(engine, searcher, question, max_tokens=4, spelling=spelling)
+        assert searcher.queries == (question,) and engine.asked == question
+        assert answer.read_as == "" and not any("read as" in note for note in notes(answer))
+    nothing = answer_question(None, ListSearcher([]), "Whcih town is it?")
+    assert notes(nothing) == ['read as "Which town is it?"', "no document was found for this question"]
+
+
 def test_documents_of_earlier_turns_keep_their_numbers():
     first = make_conversation("Who?", make_documents(2))["messages"]
     history = [*first, {"role": "assistant", "content": "Mira", "citations": [1]}]

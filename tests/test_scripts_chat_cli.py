@@ -95,8 +95,16 @@ def test_the_threshold_comes_from_the_flag_or_the_card(knowledge_base, monkeypat
     assert threshold("--answer_threshold", 1) == (1.0, True, "")
     folder = find_checkpoint("rag", "tiny")
     fingerprint = RetrievalManager(None, knowledge_base).knowledge_base.fingerprint
-    write_card(folder, {"answer_threshold": 1.0, "knowledge_base": {"fingerprint": fingerprint}})
+    of_kb = {"knowledge_base": {"fingerprint": fingerprint}}
+    write_card(folder, {"answer_threshold": 1.0, "settings": {"second_look": True}, **of_kb})
     assert threshold() == (1.0, True, "")
+    value, _, error = threshold("--second_look", "false")
+    assert value is None and "the card's answer_threshold was not chosen without a second look" in error
+    assert error.endswith("rag_eval --suite quick --source rag --tag tiny --second_look false\n")
+    write_card(folder, {"answer_threshold": 1.0, **of_kb})  # a card from before there were second looks
+    assert threshold("--second_look", "false") == (1.0, True, "")
+    assert threshold()[0] is None and "was not chosen with a second look" in threshold()[2]
+    write_card(folder, {"answer_threshold": 1.0, "settings": {"second_look": True}, **of_kb})
     assert threshold("--answer_threshold", 0)[:2] == (0.0, False)
     assert threshold("--answer_threshold", "none")[0] is None
     write_card(folder, {"answer_threshold": None, "knowledge_base": {"fingerprint": "of another"}})
@@ -118,7 +126,8 @@ def test_slash_kb_tells_a_stale_card_and_sources_the_probability(knowledge_base,
     other = knowledge_base.parent / "other"
     fingerprint = RetrievalManager(None, knowledge_base).knowledge_base.fingerprint
     write_card(find_checkpoint("rag", "tiny"),
-               {"answer_threshold": 0.25, "knowledge_base": {"fingerprint": fingerprint}})
+               {"answer_threshold": 0.25, "settings": {"second_look": True},
+                "knowledge_base": {"fingerprint": fingerprint}})
     lines = ["Brelith Institute?", "/sources", f"/kb {other}"]
     assert chat(monkeypatch, lines, "--knowledge_base", knowledge_base) == 0
     captured = capsys.readouterr()

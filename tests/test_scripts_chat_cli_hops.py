@@ -70,6 +70,19 @@ def test_one_search_is_as_without_hops(knowledge_base):
     assert len(told) == 1 and told == once.info["hops"]
 
 
+def test_a_misspelt_question_is_mended_before_the_first_search(knowledge_base, asking, capsys):
+    flags = ["--knowledge_base", knowledge_base, "--question", "Who fuonded Brelith Institute?", "--json"]
+    for hops in (1, 3):
+        assert chat(*flags, "--max_hops", hops) == 0
+        record = json.loads(capsys.readouterr().out)
+        assert record["read_as"] == QUESTION and f'read as "{QUESTION}"' in record["notes"]
+        assert hops == 1 or record["hops"][0]["query"] == QUESTION
+        assert chat(*flags, "--max_hops", hops, "--spelling", "false") == 0
+        record = json.loads(capsys.readouterr().out)
+        assert record["read_as"] == "" and record["question"] == "Who fuonded Brelith Institute?"
+        assert hops == 1 or record["hops"][0]["query"] == "Who fuonded Brelith Institute?"
+
+
 def test_control_characters_of_queries_and_titles_stay_away(knowledge_base):
     shown = hop_line({"hop": 2, "query": "a\x1b[31m\nb", "documents": [{"id": "h", "title": "T\x07", "content": ""}]})
     assert shown == "  search 2: a[31m b\n      found: T (h)"
@@ -95,6 +108,7 @@ def test_what_cannot_work_is_said_in_two_lines(knowledge_base, capsys, flags, pr
     ("flags", "told"),
     [
         (["--max_hops", "2", "--top_k", "3"], "Note: --top_k has no effect with --max_hops 2: --top_k_per_hop is"),
+        (["--max_hops", "2", "--second_look", "true"], "Note: --second_look has no effect with --max_hops 2: such"),
         (["--top_k_per_hop", "3"], "Note: --top_k_per_hop has no effect with --max_hops 1: --max_hops 3 is"),
         (["--max_hops", "2", "--source", "rag"], "Note: checkpoint rag/tiny has not learned to search again"),
     ],

@@ -38,6 +38,7 @@ class AnswerStream:
         self._handle = engine.submit(prompt, params, number=number, keep=keep, threshold=threshold)
         self._ids: list[int] = []  # those read so far
         self._is_over = False
+        self._is_given_up = False
         # nothing may refer back to this object, a running generator least of all: it shall go with its last reader
         weakref.finalize(self, self._handle.cancel)
 
@@ -59,6 +60,8 @@ class AnswerStream:
 
     def close(self) -> None:
         """Stop: the row is given up at the scheduler's next step; what was read so far stays."""
+        # the mark first: a second reading that begins meanwhile in another thread sees it, or is cancelled here
+        self._is_given_up = True
         self._handle.cancel()
 
     def take_in(self) -> bool:
@@ -116,7 +119,7 @@ class AnswerStream:
 
     def _arrived(self) -> Iterator[str]:
         """Pieces of what has arrived and was not read."""
-        if self._again is not None and self._handle.is_done:
+        if self._again is not None and self._handle.is_done and not self._is_given_up:
             self._look_again(self._again)
             self._again = None
         if self._again is not None:
@@ -135,9 +138,14 @@ class AnswerStream:
         if begun := again(parse_answer(self._handle.ids, self._tokenizer, self._prompt.documents)):
             self._first, (self._handle, self._marks) = self._handle, begun
             weakref.finalize(self, self._handle.cancel)
+            if self._is_given_up:
+                self._handle.cancel()
 
     def _is_complete(self) -> bool:
-        is_done = self._again is None and self._handle.is_done and len(self._ids) == len(self._handle.ids)
+        # given up in its first reading, of which nothing is told
+        is_untold = self._again is not None and self._is_given_up
+        is_done = self._handle.is_done and (
+            is_untold or self._again is None and len(self._ids) == len(self._handle.ids))
         if is_done and self._handle.error is not None:
             raise self._handle.error
         return is_done or self._decoder.is_stopped

@@ -19,15 +19,18 @@ Again = Callable[[ParsedAnswer], tuple[Handle, Marks] | None]  # None: the first
 def is_single(conversation: Mapping[str, Any]) -> bool:
     """Whether a conversation is one question about one plain search."""
     roles = [message["role"] for message in conversation["messages"] if message["role"] != "system"]
+    # the reference answer of a stored conversation is not part of what is asked
+    if roles and roles[-1] == "assistant":
+        del roles[-1]
     return sorted(roles) == ["retrieval", "user"] and not any(
         message.get("multi_hop") for message in conversation["messages"])
 
 
 def narrowed(conversation: Mapping[str, Any], documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The conversation with these documents for what was found."""
+    """The conversation with these documents for what was found, without an answer to it."""
     return {**conversation, "messages": [
         {**message, "documents": list(documents)} if message["role"] == "retrieval" else message
-        for message in conversation["messages"]]}
+        for message in conversation["messages"] if message["role"] != "assistant"]}
 
 
 def make_again(

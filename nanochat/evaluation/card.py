@@ -69,6 +69,21 @@ def are_other_weights(card: Mapping[str, Any], meta: Mapping[str, Any]) -> bool:
     return bool(weights) and weights_of(meta) not in ("", weights)
 
 
+def threshold_of(card: Mapping[str, Any] | None, meta: Mapping[str, Any], *, second_look: bool) -> tuple[
+        float | None, str]:
+    """The card's answer_threshold where it holds for these weights and this way of reading, and why it does not.
+
+    second_look: answers are read twice (nanochat.engine.second_look), so that their probability is another one.
+    """
+    if card is None or card.get("answer_threshold") is None or are_other_weights(card, meta):
+        return None, ""
+    if card.get("settings", {}).get("second_look", False) != second_look:
+        way = "with" if second_look else "without"
+        return None, (f"the card's answer_threshold was not chosen {way} a second look and is left out; measure again: "
+                      f"{measuring_again(meta)} --second_look {str(second_look).lower()}")
+    return card["answer_threshold"], ""
+
+
 def measuring_again(checkpoint: Mapping[str, Any], *, suite: str = "quick", knowledge_base: str | Path = "") -> str:
     """The commands that measure a checkpoint (with source and tag), with questions made of the knowledge base."""
     measure = f"python -m scripts.rag_eval --suite {suite} --source {checkpoint['source']} --tag " \

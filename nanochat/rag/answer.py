@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from nanochat.engine import ABSTAIN_TEXT, Engine
 from nanochat.retrieval import ScoredDocument
+from nanochat.retrieval.words.spelling import corrected
 
 
 class Searcher(Protocol):
@@ -24,6 +25,7 @@ class Answer:
     citations: list[dict[str, Any]]            # cited documents in order, as nanochat.engine.citing.cite
     abstained: bool
     info: dict[str, Any]                       # as the engine reports; empty when the model was not asked
+    read_as: str = ""                          # the question as it was searched and read; empty: as it was asked
 
     @property
     def cited(self) -> list[dict[str, Any]]:
@@ -48,21 +50,27 @@ def answer_question(
     temperature: float = 0.0,
     seed: int = 0,
     answer_threshold: float | None = None,
+    spelling: bool = True,
     write: Callable[[str], object] | None = None,
 ) -> Answer:
     """Answer a question from the documents that the manager finds for it.
 
     history: earlier messages of this conversation, documents included; what they showed keeps its numbers. `write`
-    receives the text piece by piece while it is written. answer_threshold: as the engine takes it. When nothing is
-    found and nothing was shown before, the answer is an abstention without asking the model, which could only guess.
+    receives the text piece by piece while it is written. answer_threshold: as the engine takes it. spelling: misspelt
+    words are read as what was meant, see `read_question`. When nothing is found and nothing was shown before, the
+    answer is an abstention without asking the model, which could only guess.
     """
-    found = manager.retrieve(question, top_k) if question.strip() else []
+    read, found = question, []
+    if question.strip():
+        read, found = read_question(question, lambda query: manager.retrieve(query, top_k), spelling=spelling)
+    read_as = read if read != question else ""
     if question.strip() and not found and not history:
         if write is not None:
             write(ABSTAIN_TEXT)
-        return Answer(question=question, text=ABSTAIN_TEXT, documents=[], citations=[], abstained=True, info={})
+        return Answer(question=question, text=ABSTAIN_TEXT, documents=[], citations=[], abstained=True, info={},
+                      read_as=read_as)
     retrieval = {"role": "retrieval", "documents": [document.to_dict() for document in found]}
-    conversation = {"messages": [*history, retrieval, {"role": "user", "content": question}]}
+    conversation = {"messages": [*history, retrieval, {"role": "user", "content": read}]}
     stream = engine.stream(conversation, max_tokens, temperature=temperature, seed=seed,
                            answer_threshold=answer_threshold)
     for piece in stream:
@@ -76,4 +84,18 @@ def answer_question(
         citations=info["citations"],
         abstained=info["abstained"],
         info=info,
+        read_as=read_as,
     )
+
+
+def read_question(
+    question: str, search: Callable[[str], list[ScoredDocument]], *, spelling: bool = True
+) -> tuple[str, list[ScoredDocument]]:
+    """The question as it is read, and the documents that are found for it.
+
+    With `spelling`, misspelt words are read as words of the documents that are found, or as common English ones
+    (nanochat.retrieval.words.spelling); then what is found for the question so read counts.
+    """
+    found = search(question)
+    read = corrected(question, (one.text for one in found)) if spelling else question
+    return read, found if read == question else search(read)

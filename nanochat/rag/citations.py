@@ -73,9 +73,9 @@ def source_lines(answer: Answer) -> list[str]:
 
 def notes(answer: Answer) -> list[str]:
     """What a reader should know about what the model was shown, one sentence each; usually none."""
+    found = [f'read as "{one_line(answer.read_as)}"'] if answer.read_as else []
     if not answer.documents and not answer.info:
-        return ["no document was found for this question"]
-    found = []
+        return [*found, "no document was found for this question"]
     for cut in answer.info.get("trimmed", ()):
         read, length = cut["shown_chars"], len(answer.documents[cut["slot"]]["content"])
         found.append(

@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from nanochat.engine import Engine
-from nanochat.engine.hop_search import Search
+from nanochat.engine.hop_search import Search, search_once
 from nanochat.rag.answer import Answer
 from nanochat.rag.citations import one_line, source_name
 from nanochat.retrieval import ScoredDocument
+from nanochat.retrieval.words.spelling import corrected
 
 
 class BatchSearcher(Protocol):
@@ -36,6 +37,7 @@ def answer_over_hops(
     temperature: float = 0.0,
     seed: int = 0,
     answer_threshold: float | None = None,
+    spelling: bool = True,
     write: Callable[[str], object] | None = None,
     on_hop: Callable[[Mapping[str, Any]], object] | None = None,
 ) -> Answer:
@@ -43,11 +45,15 @@ def answer_over_hops(
 
     The first search asks the question itself. `on_hop` receives every hop when its documents are there, `write` the
     text piece by piece while it is written; `info` of the answer has all `hops`. answer_threshold: as the engine takes
-    it. Raises SearchFailed when the knowledge base does not answer.
+    it. spelling: as nanochat.rag.answer.answer_question. Raises SearchFailed when the knowledge base does not answer.
     """
+    search, read = search_of(manager), question
+    if spelling and question.strip():
+        found = search_once(search, [question], top_k_per_hop, hop=1)[question]
+        read = corrected(question, (f"{document['title']}\n{document['content']}" for document in found))
     stream = engine.stream(
-        {"messages": [{"role": "user", "content": question}]}, max_tokens, temperature=temperature, seed=seed,
-        answer_threshold=answer_threshold, search=search_of(manager), max_hops=max_hops, top_k_per_hop=top_k_per_hop,
+        {"messages": [{"role": "user", "content": read}]}, max_tokens, temperature=temperature, seed=seed,
+        answer_threshold=answer_threshold, search=search, max_hops=max_hops, top_k_per_hop=top_k_per_hop,
         on_hop=None if on_hop is None else lambda number, hop: on_hop(hop),
     )
     for piece in stream:
@@ -55,7 +61,7 @@ def answer_over_hops(
             write(piece)
     info = stream.info
     return Answer(question=question, text=stream.text, documents=info["documents"], citations=info["citations"],
-                  abstained=info["abstained"], info=info)
+                  abstained=info["abstained"], info=info, read_as=read if read != question else "")
 
 
 def hop_line(hop: Mapping[str, Any]) -> str:

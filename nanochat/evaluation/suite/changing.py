@@ -12,6 +12,7 @@ from nanochat.evaluation.suite.prompts import Cell, Prompt, prompt
 from nanochat.evaluation.suite.reading import Drawing, among, shuffled
 from nanochat.rag.changes import OR, stands
 from nanochat.rag.changes import edited as with_value
+from nanochat.retrieval.words.spelling import corrected
 from nanochat.text import sentence_spans
 
 # wordings that training does not use, each a whole sentence; {V} is an answer of another question
@@ -116,7 +117,7 @@ def injection(
 
 
 def paraphrase(material: Material, drawing: Drawing) -> list[Cell]:
-    """Other wordings and typos, each searched for as it is asked."""
+    """Other wordings and typos, each searched for as it is asked; typos once more, mended as chat mends them."""
     questions = [*material.answerable, *material.unanswerable]
     asked: dict[str, Mapping[str, str]] = {
         "wording": material.reworded,
@@ -128,6 +129,12 @@ def paraphrase(material: Material, drawing: Drawing) -> list[Cell]:
         found = material.search([wordings[one.id] for one in mine], drawing.top_k) if mine else []
         cells.append(Cell(name=f"asked_{kind}", condition="paraphrase", step=kind, prompts=[
             prompt(one, hits, asked=wordings[one.id]) for one, hits in zip(mine, found, strict=True)]))
+        if kind == "typo":
+            read = [corrected(wordings[one.id], (f"{hit['title']}\n{hit['content']}" for hit in hits))
+                    for one, hits in zip(mine, found, strict=True)]
+            found = material.search(read, drawing.top_k) if mine else []
+            cells.append(Cell(name="asked_mended", condition="paraphrase", step="mended", prompts=[
+                prompt(one, hits, asked=question) for one, hits, question in zip(mine, found, read, strict=True)]))
     return cells
 
 

@@ -23,7 +23,7 @@ def comparisons(result: SuiteResult) -> list[dict[str, Any]]:
     for key in ("fresh", "yours"):
         cells = own.get(key, {})
         for one, other in (("retrieved", "closed_book"), ("oracle", "retrieved"), ("hard_4", "oracle"),
-                           ("asked_wording", "retrieved"), ("asked_typo", "retrieved")):
+                           ("asked_wording", "retrieved"), ("asked_typo", "retrieved"), ("asked_mended", "retrieved")):
             add(f"{key}: {one} less {other}", measures.exact(cells, one), measures.exact(cells, other))
         for column, materials in result.columns.items():
             for cell in ("retrieved", "oracle", "edited") if column != result.name and key in materials else ():

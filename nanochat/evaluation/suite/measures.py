@@ -157,6 +157,7 @@ def combined(cells: Cells) -> Numbers:
         "deleted_stale": proportion([one.is_stale for one in cells.get("deleted", ())]),
         "wording_change": paired_difference(*pairs(cells, "asked_wording", "retrieved")),
         "typo_change": paired_difference(*pairs(cells, "asked_typo", "retrieved")),
+        "mended_change": paired_difference(*pairs(cells, "asked_mended", "retrieved")),
         "own_searches_gain": paired_difference(*pairs(cells, "own_searches", "retrieved")),
         "retriever_spread": spread(cells, [name for name in cells if name.startswith("retriever_")]),
     }
@@ -251,6 +252,7 @@ COMBINED: dict[str, str] = {
     "deleted_stale": "share of answers, after the deletion, that hold what was deleted and no other cited document has",
     "wording_change": "exact match in wordings never trained on, less in trained ones",
     "typo_change": "exact match with a typo less without",
+    "mended_change": "exact match with a typo, mended as chat mends it, less without",
     "retriever_spread": "highest less lowest exact match over retrievers",
     "own_searches_gain": "exact match with searches in the model's own words less with the question's alone",
     "injection_changed": "share of answers that an order in a document changed",

@@ -14,8 +14,9 @@ _CHAINED = ("chains", "yours")
 _WHOLE, _RETRIEVED = ("fresh", "yours"), ("unseen", "trained", "altered", "wordings", "chains")
 _CELLS = (
     "closed_book", "empty", "retrieved", "oracle", "wrong", "no_question", "edited", "contradiction", "not_injected",
-    "asked_wording", "asked_typo", "length_half", "length_same", "length_double", "deleted", "cited_removed",
-    "cited_alone", *(f"hard_{count}" for count in NUM_DISTRACTORS), *(f"random_{count}" for count in NUM_DISTRACTORS),
+    "asked_wording", "asked_typo", "asked_mended", "length_half", "length_same", "length_double",
+    "deleted", "cited_removed", "cited_alone", *(f"hard_{count}" for count in NUM_DISTRACTORS),
+    *(f"random_{count}" for count in NUM_DISTRACTORS),
     *(f"top_{count}" for count in TOP_KS), *(f"injected_{kind}" for kind in INJECTIONS),
     *(f"retriever_{name}" for name in RETRIEVERS),
 )

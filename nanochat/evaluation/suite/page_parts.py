@@ -20,6 +20,7 @@ BARS = {
     "closed_book": "closed book", "empty": "empty result", "retrieved": "retrieved", "oracle": "evidence only",
     "hard_4": "4 hard distractors", "random_4": "4 random ones", "wrong": "evidence removed",
     "edited": "edited fact", "contradiction": "contradiction", "asked_wording": "other wording", "asked_typo": "typo",
+    "asked_mended": "typo, mended",
     "no_question": "no question", "deleted": "evidence deleted",
 }
 _SNIPPET = 700       # characters of a document
