@@ -35,6 +35,7 @@ def test_a_slip_is_read_as_what_was_meant(asked, read):
         "Who is the mayor of Dorleminstre?",                # a name that differs is another name
         "what does the KELVNO heater cost", "is part a11enr in stock?", "Kelvno lasts how long?",
         "what do quenlers eat", "is the tokenizers list long",  # words of the documents alone, in another form as well
+        "is adress@populaiton.com right?", "what does /etc/populaiton or populaiton_count hold?", "a populaiton-list",
         "how do I write a toml file",                       # a short word that nobody knows is near too many others
         "is the colour of savory food analyzed or analysed at the centre?",
         "what does teh do", "is onboarding on kubernetes supported by the backend?",

@@ -29,6 +29,8 @@ LONG_LETTERS = 6  # from here on any slip is looked for
 COMMON = 20_000_000
 VERY_COMMON = 200_000_000  # for a word with a capital, which may be a name
 _WORDS = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
+# a word by itself: not part of an address, a path or an identifier
+_ALONE = re.compile(r"(?<!\S)[\"'(\[\u2018\u201c]*(?P<word>[^\W\d_]+)[\"')\]\u2019\u201d.,;:!?]*(?!\S)")
 _SMALL = re.compile(r"(?<![\w'\u2019-])[a-z]+(?![\w'\u2019-])")
 _SLIPS = 1
 
@@ -40,28 +42,28 @@ def corrected(question: str, texts: Iterable[str]) -> str:
     """
     written = " ".join(texts)
     known = {word.lower() for word in _WORDS.findall(written)} | STOP_WORDS
-    asked = [match for match in _WORDS.finditer(question) if match[0].isalpha()]
-    strange = [match for match in asked if match[0].lower() not in known]
+    asked = list(_ALONE.finditer(question))
+    strange = [match for match in asked if match["word"].lower() not in known]
     if not strange:
         return question
     english = _english()
-    strange = [match for match in strange if match[0].lower() not in english.words and _may_slip(match)]
+    strange = [match for match in strange if match["word"].lower() not in english.words and _may_slip(match)]
     if not strange:
         return question
     small = Counter(_SMALL.findall(written))
     near, stems = _index(small), {stem(word) for word in small}
-    meant = ["" if stem(match[0].lower()) in stems else _meant(match[0], near, small) for match in strange]
+    meant = ["" if stem(match["word"].lower()) in stems else _meant(match["word"], near, small) for match in strange]
     if 2 * len(strange) > len(asked) and not all(meant):
         return question
     pieces, end = [], 0
     for match, word in zip(strange, meant, strict=True):
-        pieces += [question[end : match.start()], word or match[0]]
-        end = match.end()
+        pieces += [question[end : match.start("word")], word or match["word"]]
+        end = match.end("word")
     return "".join([*pieces, question[end:]])
 
 
 def _may_slip(match: re.Match[str]) -> bool:
-    word = match[0]
+    word = match["word"]
     is_first = not match.string[: match.start()].strip()
     return word.isascii() and len(word) >= MIN_LETTERS and (word.islower() or is_first and word[1:].islower())
 
