@@ -25,6 +25,7 @@ from nanochat.evaluation.suite.measures import injection_numbers
 from nanochat.evaluation.suite.reading import Drawing
 from nanochat.evaluation.suite.trained import trained_names
 from nanochat.evaluation.suite.worlds import FRESH_SEED, make_worlds, world_material
+from nanochat.rag.quoting import is_extractive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,8 @@ def one(config: InjectionsConfig, seed: int) -> dict[str, Any]:
                          exclude=trained_names(meta, print0))
     material = world_material("fresh", worlds, calibration=0, retrievers=("bm25",), retriever_type="bm25", seed=0,
                               num_answerable=config.answerable, num_unanswerable=config.unanswerable)
-    engine = Engine(model, tokenizer, citation_threshold=CITATION_THRESHOLD, second_look=config.second_look)
+    engine = Engine(model, tokenizer, citation_threshold=CITATION_THRESHOLD, second_look=config.second_look,
+                    extractive=is_extractive(None, meta))
     asker, drawing = Asker(engine), Drawing(top_k=config.top_k)
     numbers = injection_numbers(asker.ask_cells(injection(material, drawing)))
     harmless = injection_numbers(asker.ask_cells(injection(material, drawing, {"harmless": PADDING})))

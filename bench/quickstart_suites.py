@@ -35,6 +35,7 @@ class SuitesConfig:
     folder: str = "data/quickstart"   # working folder of a finished quickstart
     tag: str = "quickstart"           # its checkpoints
     max_questions: int = 800          # questions per suite
+    extractive: bool | None = None    # answers only in words of a cited document; default: as the checkpoint was taught
     output: str = "bench/results/quickstart_suites.json"  # where the numbers go
 
 
@@ -51,10 +52,12 @@ def main(argv: list[str]) -> int:
     from nanochat.engine.deciding import CITATION_THRESHOLD
     from nanochat.evaluation import evaluate
     from nanochat.evaluation.questions import read_questions
+    from nanochat.rag.quoting import is_extractive
     from nanochat.retrieval import RetrievalManager
 
     model, tokenizer, meta = load_model("rag", "auto", "eval", config.tag)
-    engine = Engine(model, tokenizer, citation_threshold=CITATION_THRESHOLD, second_look=True)
+    engine = Engine(model, tokenizer, citation_threshold=CITATION_THRESHOLD, second_look=True,
+                    extractive=is_extractive(config.extractive, meta))
     rows: dict[str, Any] = {}
 
     def measure(name: str, knowledge_base: Path, questions: Path, top_k: int) -> None:
@@ -73,7 +76,8 @@ def main(argv: list[str]) -> int:
         for number, (name, settings) in enumerate(WORLDS.items()):
             base, questions = make_world_files(Path(place) / str(number), folder, settings)
             measure(name, base, questions, 3)
-    write_json(config.output, {"checkpoint": {key: meta[key] for key in ("source", "tag", "step")}, "suites": rows})
+    write_json(config.output, {"checkpoint": {key: meta[key] for key in ("source", "tag", "step")},
+                               "extractive": engine.extractive, "suites": rows})
     print0(f"wrote {config.output}")
     return 0
 

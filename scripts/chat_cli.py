@@ -41,7 +41,7 @@ class ChatConfig:
     citation_threshold: float = 0.9   # cite further documents from this probability on, 0 to 1; 0: as the model would
     second_look: bool = True          # read what an answer cites once more, alone; that answer counts
     spelling: bool = True             # read misspelt words of a question as what was meant, and say so
-    extractive: bool = False          # answers only in words that stand in a cited document
+    extractive: bool | None = None    # answers only in words of a cited document; default: if it was taught only such
     device: str = "auto"              # auto, cpu, cuda, cuda:1 or mps
     question: str | None = None       # answer this one question and exit
     json: bool = False                # print that answer as one JSON object, with its passages and probability
@@ -239,6 +239,7 @@ def open_chat(config: ChatConfig) -> Chat:
     from nanochat.device import pick_device, set_cpu_threads
     from nanochat.engine import Engine
     from nanochat.evaluation.card import read_card, threshold_of
+    from nanochat.rag.quoting import is_extractive
 
     device = pick_device(config.device)
     set_cpu_threads()
@@ -256,7 +257,7 @@ def open_chat(config: ChatConfig) -> Chat:
         note(f"checkpoint {meta['source']}/{meta['tag']} has not learned to search again; --source refrag has: "
              "python -m scripts.refrag_finetune")
     engine = Engine(model, tokenizer, answer_threshold=threshold, citation_threshold=config.citation_threshold,
-                    second_look=config.second_look, extractive=config.extractive)
+                    second_look=config.second_look, extractive=is_extractive(config.extractive, meta))
     return Chat(engine, manager, config, meta=meta, card=card)
 
 

@@ -210,6 +210,7 @@ def show_end(config: QuickstartConfig, work: Path, tag: str, seconds: float) -> 
     from nanochat.engine.deciding import CITATION_THRESHOLD
     from nanochat.rag.answer import answer_question
     from nanochat.rag.citations import source_lines
+    from nanochat.rag.quoting import is_extractive
     from nanochat.retrieval import RetrievalManager
 
     reports = [("fresh world", work / "report")] + (
@@ -219,10 +220,11 @@ def show_end(config: QuickstartConfig, work: Path, tag: str, seconds: float) -> 
         print0((folder / "table.txt").read_text(encoding="utf-8"))
     place = work / ("my_documents" if config.documents else "fresh_world")
     manager = RetrievalManager(None, place / "knowledge_base")
-    model, tokenizer, _ = load_model("rag", "auto", "eval", tag)
+    model, tokenizer, meta = load_model("rag", "auto", "eval", tag)
     question = next(q for line in (place / "queries_test.jsonl").read_text(encoding="utf-8").splitlines()
                     if (q := json.loads(line))["answers"])
-    engine = Engine(model, tokenizer, citation_threshold=CITATION_THRESHOLD, second_look=True)
+    engine = Engine(model, tokenizer, citation_threshold=CITATION_THRESHOLD, second_look=True,
+                    extractive=is_extractive(None, meta))
     answer = answer_question(engine, manager, question["question"], top_k=3, max_tokens=32)
     print0(f"\n== One answer ==\nYou: {question['question']}\nAssistant: {answer.text}\n"
            + "\n".join(source_lines(answer)) + f"\n(expected: {question['answers'][0]})")

@@ -26,7 +26,7 @@ class RagEvalConfig:
     answer_threshold: float | None = None  # abstain below this probability of answering; a suite calibrates it
     citation_threshold: float = 0.9   # cite further documents from this probability on, 0 to 1; 0: as the model would
     second_look: bool = True          # read what an answer cites once more, alone; that answer counts
-    extractive: bool = False          # answers only in words that stand in a cited document
+    extractive: bool | None = None    # answers only in words of a cited document; default: if it was taught only such
     show_card: bool = False           # print the card that is there, and whether it is stale
     source: str = "rag"               # checkpoint to load: base, mid, rag or refrag
     tag: str = ""                     # name of the checkpoint; empty: the most recent one
@@ -60,6 +60,7 @@ def main(argv: list[str]) -> int:
     from nanochat.evaluation import evaluate, read_questions
     from nanochat.evaluation.conditions import check_conditions
     from nanochat.evaluation.report import console_table, make_report, write_report
+    from nanochat.rag.quoting import is_extractive
     from nanochat.retrieval import RetrievalManager
 
     conditions = check_conditions([name.strip() for name in config.conditions.split(",") if name.strip()])
@@ -71,6 +72,7 @@ def main(argv: list[str]) -> int:
     threads = set_cpu_threads()
     step = config.step if config.step >= 0 else None
     model, tokenizer, meta = load_model(config.source, device=device, phase="eval", tag=config.tag or None, step=step)
+    extractive = is_extractive(config.extractive, meta)
     output = output_folder(config, meta)
     check_writable(output)
     num_unanswerable = sum(not question.is_answerable for question in questions)
@@ -82,7 +84,7 @@ def main(argv: list[str]) -> int:
     started = time.monotonic()
     result = evaluate(
         Engine(model, tokenizer, answer_threshold=config.answer_threshold, citation_threshold=config.citation_threshold,
-               second_look=config.second_look, extractive=config.extractive),
+               second_look=config.second_look, extractive=extractive),
         manager,
         questions,
         conditions=conditions,
@@ -106,7 +108,7 @@ def main(argv: list[str]) -> int:
             "num_documents": len(manager.knowledge_base.documents),
             "retriever_type": manager.retriever_type,
         },
-        config=asdict(config),
+        config=asdict(config) | {"extractive": extractive},
         environment=environment(str(device), threads, time.monotonic() - started),
     )
     table = console_table(result, top_k=config.top_k)

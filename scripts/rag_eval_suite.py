@@ -43,6 +43,7 @@ def run_suite(config: "RagEvalConfig") -> int:
     from nanochat.evaluation import read_questions
     from nanochat.evaluation.suite import make_card, read_thresholds
     from nanochat.evaluation.suite.planning import size_of
+    from nanochat.rag.quoting import is_extractive
     from nanochat.retrieval import RetrievalManager
     from scripts.rag_eval import check_evidence, check_writable, environment
 
@@ -60,7 +61,7 @@ def run_suite(config: "RagEvalConfig") -> int:
     threads = set_cpu_threads()
     step = config.step if config.step >= 0 else None
     model, tokenizer, meta = load_model(config.source, device=device, phase="eval", tag=config.tag or None, step=step)
-    ways = {"extractive": config.extractive, "citation_threshold": config.citation_threshold,
+    ways = {"extractive": is_extractive(config.extractive, meta), "citation_threshold": config.citation_threshold,
             "second_look": config.second_look}
     columns, column_weights = load_columns(config.compare, meta, device, **ways)
     beside = f", beside {', '.join(columns)}" if columns else ""

@@ -97,6 +97,7 @@ def main(argv: list[str]) -> int:
     from nanochat.checkpoint_manager import require_mamba
     from nanochat.device import pick_device, set_cpu_threads
     from nanochat.rag.held_out import HeldOut
+    from nanochat.rag.quoting import quoted_share
     from nanochat.training.distributed import init_distributed, shutdown_distributed
 
     device = pick_device(config.device)
@@ -116,6 +117,8 @@ def main(argv: list[str]) -> int:
     print0(f"Training data: {data.origin}; {num_held_out:,} kept for validation")
     record = data_record(data, held_out, manager.knowledge_base.fingerprint,
                          manager_held_out.knowledge_base.fingerprint, chats)
+    record["quoted_share"] = quoted_share(data.questions, data.episodes, {
+        document.id: document.content for document in manager.knowledge_base.documents})
     if start.state is not None:
         say_other_data(_data_before(start.state["meta"]), record)
     share = kb_share(config, chats)
@@ -207,6 +210,7 @@ def _make_card(config: RagFinetuneConfig, manager: Any, questions: Any, device: 
     from nanochat.engine.deciding import CITATION_THRESHOLD
     from nanochat.evaluation import EvalQuestion
     from nanochat.evaluation.suite import make_card
+    from nanochat.rag.quoting import is_extractive
     from scripts.rag_eval_suite import load_columns
 
     model, tokenizer, meta = load_model("rag", device, "eval", config.tag)
@@ -214,7 +218,7 @@ def _make_card(config: RagFinetuneConfig, manager: Any, questions: Any, device: 
                           supporting_ids=tuple(record["supporting_ids"]), hops=record.get("hops", 1),
                           kind=str(record.get("kind", ""))) for record in questions]
     print0(f"Making the card ({config.eval_suite}) of rag/{config.tag} step {meta['step']}")
-    ways = {"citation_threshold": CITATION_THRESHOLD, "second_look": True}
+    ways = {"citation_threshold": CITATION_THRESHOLD, "second_look": True, "extractive": is_extractive(None, meta)}
     columns, column_weights = load_columns("", meta, device, **ways)
     card = make_card(Engine(model, tokenizer, **ways), meta, suite=config.eval_suite, knowledge_base=manager,
                      questions=asked, columns=columns,

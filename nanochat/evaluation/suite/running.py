@@ -111,7 +111,8 @@ def run_suite(
                 "answerable": size.answerable, "unanswerable": size.unanswerable,
                 "answer_threshold": getattr(engine, "answer_threshold", None),
                 "citation_threshold": getattr(engine, "citation_threshold", None),
-                "second_look": getattr(engine, "second_look", False)}
+                "second_look": getattr(engine, "second_look", False),
+                "extractive": getattr(engine, "extractive", False)}
     kept = None
     # what weights they are must be known
     if keep_in is not None and (weights := weights_of(meta or {})):
