@@ -117,8 +117,7 @@ def main(argv: list[str]) -> int:
     print0(f"Training data: {data.origin}; {num_held_out:,} kept for validation")
     record = data_record(data, held_out, manager.knowledge_base.fingerprint,
                          manager_held_out.knowledge_base.fingerprint, chats)
-    record["quoted_share"] = quoted_share(data.questions, data.episodes, {
-        document.id: document.content for document in manager.knowledge_base.documents})
+    record["quoted_share"] = quoted_share(data.questions, data.episodes, manager.knowledge_base.documents)
     if start.state is not None:
         say_other_data(_data_before(start.state["meta"]), record)
     share = kb_share(config, chats)

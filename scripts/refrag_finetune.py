@@ -184,6 +184,7 @@ def learn_traces(
     """The supervised part: traces of the stages, in checkpoints refrag/TAG."""
     from nanochat.checkpoint_manager import require_mamba
     from nanochat.rag.held_out import HeldOut
+    from nanochat.rag.quoting import quoted_share
 
     start = find_start(config, "refrag", device)
     require_mamba(start.model.config, config.source, config.source_tag or config.tag)
@@ -201,7 +202,9 @@ def learn_traces(
         steps_flag="" if config.use_rewards else "--num_steps",
         evaluate=lambda step: curriculum.evaluate(start.model, step) | validation.measure(start.model),
         extra_meta=lambda: {"curriculum": curriculum.record(), "from": dict(start.origin),
-                            "knowledge_base": manager.knowledge_base.fingerprint})
+                            "knowledge_base": manager.knowledge_base.fingerprint,
+                            "data": {"quoted_share": quoted_share(data.questions, data.episodes,
+                                                                  manager.knowledge_base.documents)}})
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ def learn_from_rewards(
         # there is nothing to go on from
         config = changed(config, resume=False)
     start = find_start(config, "refrag", device)
-    frozen, _, _ = load_model("refrag", device, "eval", start.origin["tag"], start.origin["step"])
+    frozen, _, supervised = load_model("refrag", device, "eval", start.origin["tag"], start.origin["step"])
+    taught = supervised.get("data", {})  # rewards change no answer into one in other words
     engine = Engine(start.model, start.tokenizer)
     sets = development_sets(config, manager, data)
     _say(config, settings)
@@ -117,7 +118,7 @@ def learn_from_rewards(
         config, "refrag", start.model, start.tokenizer, policy.batches, num_steps=config.rl_steps,
         row_len=row_length(config, start.model), state=start.state, evaluate=evaluate, stop=look,
         early_stop=early_stop, learner=learner, steps_flag="--rl_steps",
-        extra_meta=lambda: {"from": dict(start.origin), "rewards": policy.record()})
+        extra_meta=lambda: {"from": dict(start.origin), "rewards": policy.record(), "data": taught})
     _say_gain(control, early_stop, sets)
     return result.get("metrics", {})
 

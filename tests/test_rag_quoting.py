@@ -41,7 +41,7 @@ def episode(answer, citations):
     ],
 )
 def test_an_answer_is_quoted_when_it_stands_in_what_it_rests_on(questions, episodes, share):
-    found = quoted_share(questions, episodes, CONTENTS)
+    found = quoted_share(questions, episodes, [Document(id=id, content=text) for id, text in CONTENTS.items()])
     assert found == share if share is None else found == pytest.approx(share)
 
 

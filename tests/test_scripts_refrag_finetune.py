@@ -39,8 +39,7 @@ def plain(folder):
 
 def test_the_supervised_part_is_the_run_without_rewards(folder, plain):
     ask(folder, "traces", "--use_rewards", "false")
-    assert hash_of("traces") == hash_of("plain-sft")
-    assert log_of("traces") == log_of("plain-sft")
+    assert (hash_of("traces"), log_of("traces")) == (hash_of("plain-sft"), log_of("plain-sft"))
     assert meta_of("traces")["from"] == {"source": "rag", "tag": "loose", "step": 1}
 
 
@@ -49,6 +48,7 @@ def test_rewards_go_on_from_the_supervised_part_and_say_how(folder, plain):
     assert "Gate" not in plain and "Development set, " in plain and " before rewards" in plain
     assert "Next: python -m scripts.chat_cli" in plain and "--source refrag" in plain
     assert meta_of("plain")["from"] == {"source": "refrag", "tag": "plain-sft", "step": 2}
+    assert meta_of("plain")["data"] == meta_of("plain-sft")["data"] == {"quoted_share": 1.0}
     steps = [record for record in log_of("plain") if "reward_mean" in record]
     assert [record["step"] for record in steps] == [1, 2]
     assert all(record["logprob_gap"] < 1e-4 and record["leaked_tokens"] == 0 for record in steps)

@@ -1,9 +1,10 @@
 """Whether a model was taught to answer in the documents' own words, so that its answers may be held to them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nanochat.rag.changes import OR, stands
+from nanochat.retrieval import Document
 
 # of 100 answers so many in the words of a document they cite: the others are taken for slips of whoever wrote them
 QUOTED_FROM = 0.95
@@ -11,12 +12,13 @@ QUOTED_FROM = 0.95
 Records = Sequence[Mapping[str, Any]]
 
 
-def quoted_share(questions: Records, episodes: Records, contents: Mapping[str, str]) -> float | None:
+def quoted_share(questions: Records, episodes: Records, documents: Iterable[Document]) -> float | None:
     """The share of answers that stand word for word in a document that they rest on; None where no answer rests on one.
 
-    questions: records with `answers`, of which the first is taught, and `supporting_ids`, keys of `contents`. episodes:
+    questions: records with `answers`, of which the first is taught, and `supporting_ids`, of `documents`. episodes:
     conversations, whose answers cite by slots; two values of a contradiction count as one answer.
     """
+    contents = {document.id: document.content for document in documents}
     quoted = [any(stands(question["answers"][0], contents[id]) for id in question["supporting_ids"] if id in contents)
               for question in questions if question["answers"] and question["supporting_ids"]]
     for episode in episodes:
